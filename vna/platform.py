@@ -1,0 +1,148 @@
+"""Calls that differ between operating systems, each with its fallback; the only such place.
+
+Linux is where it is tested. On Windows folder entries cannot be synced (NTFS journals them) and the page
+cache cannot be dropped per file; what a read-back then proves is said by `read_back_is_from_disk`.
+"""
+
+import contextlib
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+IS_WINDOWS = sys.platform == "win32"
+
+read_back_is_from_disk: bool = hasattr(os, "posix_fadvise")
+"""Whether `drop_cache` works here, so that what is read back comes from the disk."""
+
+
+def sync_folder(folder: Path | str) -> None:
+    """Make names in `folder` durable (a renamed file can vanish without this, field note 34)."""
+    if IS_WINDOWS:
+        return
+    descriptor = os.open(folder, os.O_RDONLY | getattr(os, "O_DIRECTORY", 0))
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def drop_cache(descriptor: int) -> None:
+    """Ask the kernel to forget its cached pages of an open, already synced file."""
+    if read_back_is_from_disk:
+        with contextlib.suppress(OSError):  # some network file systems refuse; the manual says what is proven
+            os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+
+
+def free_bytes(path: Path | str) -> tuple[int, int]:
+    """(free for us, total) in bytes of the file system that holds `path`."""
+    import shutil
+
+    if IS_WINDOWS:
+        usage = shutil.disk_usage(path)
+        return usage.free, usage.total
+    stat = os.statvfs(path)
+    return stat.f_bavail * stat.f_frsize, stat.f_blocks * stat.f_frsize
+
+
+def file_system_kind(path: Path | str) -> str:
+    """The type of the file system under `path` ("ext4", "nfs4", "cifs"…), empty where it cannot be told."""
+    try:
+        mounts = Path("/proc/self/mounts").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return ""
+    real = os.path.realpath(path)
+    best, kind = "", ""
+    for line in mounts.splitlines():
+        parts = line.split()
+        point = parts[1].encode().decode("unicode_escape")
+        inside = real == point or real.startswith(point.rstrip("/") + "/")
+        if inside and len(point) >= len(best):
+            best, kind = point, parts[2]
+    return kind
+
+
+NETWORK_FILE_SYSTEMS = frozenset({"nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "fuse.sshfs"})
+
+
+class HeldLock:
+    """An exclusive lock on a file that the system frees when its process ends, however it ends."""
+
+    def __init__(self, lock: FileLock) -> None:
+        self._lock = lock
+        self.path = Path(lock.lock_file)
+
+    def release(self) -> None:
+        self._lock.release()
+
+    def __enter__(self) -> "HeldLock":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.release()
+
+
+def try_lock(path: Path | str) -> HeldLock | None:
+    """Take the lock at `path` (made if absent), or None at once if another process or thread holds it."""
+    lock = FileLock(path, blocking=False, thread_local=False, is_singleton=False)
+    try:
+        lock.acquire()
+    except Timeout:
+        return None
+    return HeldLock(lock)
+
+
+def is_locked(path: Path | str) -> bool:
+    """Whether a living process holds the lock at `path`; False if there is no such file."""
+    if not Path(path).exists():
+        return False
+    lock = try_lock(path)
+    if lock is None:
+        return True
+    lock.release()
+    return False
+
+
+def spawn_bound(command: list[str], **kwargs: object) -> "subprocess.Popen[bytes]":
+    """Start a child that must not outlive us: it gets a pipe as standard input and ends when that closes.
+
+    The child calls `end_with_parent()`; so it works on every platform and after kill -9 of the parent.
+    """
+    options: dict[str, object] = {"stdin": subprocess.PIPE, **kwargs}
+    return subprocess.Popen(command, **options)  # type: ignore[call-overload]  # pyright: ignore[reportCallIssue, reportArgumentType]
+
+
+def end_with_parent(stop: "threading.Event | None" = None, grace_seconds: float = 10.0) -> None:
+    """In a child of `spawn_bound`: when standard input closes, set `stop`, and after the grace period exit hard."""
+
+    def watch() -> None:
+        # the raw descriptor: a thread blocked in sys.stdin would dead-lock interpreter shutdown
+        while True:
+            try:
+                if not os.read(0, 4096):
+                    break
+            except OSError:
+                break
+        if stop is not None:
+            stop.set()
+            threading.Event().wait(grace_seconds)
+        os._exit(0)
+
+    threading.Thread(target=watch, name="end-with-parent", daemon=True).start()
+
+
+@contextlib.contextmanager
+def default_sigint() -> Iterator[None]:
+    """Children started from a shell's background job inherit an ignored SIGINT; give them the default one."""
+    import signal
+
+    before = signal.getsignal(signal.SIGINT)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
