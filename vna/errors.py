@@ -48,6 +48,14 @@ class PortInUse(SettingsError):
         )
 
 
+class PrefectUnavailable(BackupError):
+    transient = True
+
+    def __init__(self, reason: str) -> None:
+        self.reason = reason
+        super().__init__(f"Prefect, which runs the backups, cannot be reached: {reason}.")
+
+
 # -- peers -----------------------------------------------------------------------------------------
 
 

@@ -1,0 +1,1 @@
+"""Prefect around the flows: its environment, its server, the deployments, and the site file it publishes."""
