@@ -1,0 +1,49 @@
+"""How the command talks: sentences for people, one JSON object for scripts.
+
+With `--json` standard output carries nothing but the object, as its last line; sentences and progress go to
+standard error.
+"""
+
+import json
+import sys
+from collections.abc import Mapping
+
+RETRIEVE_NOTHING: Mapping[str, object] = {
+    "state": "failed",
+    "found": 0,
+    "complete": 0,
+    "incomplete": 0,
+    "instances": 0,
+    "bytes": 0,
+    "held": 0,
+    "seconds": 0,
+}
+VERIFY_NOTHING: Mapping[str, object] = {
+    "checked": 0,
+    "ok": 0,
+    "missing": 0,
+    "differing_size": 0,
+    "differing_checksum": 0,
+    "orphaned": 0,
+}
+_NOTHING_DONE: Mapping[str, Mapping[str, object]] = {"retrieve": RETRIEVE_NOTHING, "verify": VERIFY_NOTHING}
+
+
+def say(sentence: str, *, as_json: bool = False) -> None:
+    """A sentence for people."""
+    print(sentence, file=sys.stderr if as_json else sys.stdout, flush=True)
+
+
+def warn(sentence: str) -> None:
+    """A sentence about something wrong, or about how far it is: always on standard error."""
+    print(sentence, file=sys.stderr, flush=True)
+
+
+def show(value: Mapping[str, object]) -> None:
+    """The JSON object a script reads."""
+    print(json.dumps(value, ensure_ascii=False), flush=True)
+
+
+def failure(command: str, sentence: str) -> dict[str, object]:
+    """The object of a command that could not do what was asked, with the keys of its success."""
+    return {**_NOTHING_DONE.get(command, {"state": "failed"}), "problems": [sentence]}

@@ -1,0 +1,60 @@
+"""What `backupdr retrieve` does: check the question, run the flow, tell the outcome."""
+
+from collections.abc import Sequence
+
+from cli.console import say, show, warn
+from cli.settings_of_site import known_name
+from vna.settings import load_settings
+from vna.site import load_site
+
+SHOWN_PROBLEMS = 20
+
+
+def retrieve(
+    remote: str,
+    filters: Sequence[str],
+    study_uids: Sequence[str],
+    *,
+    order: str,
+    unit: str,
+    recheck: bool,
+    as_json: bool,
+) -> bool:
+    """Whether every wanted study is complete. What cannot be right fails before Prefect is started."""
+    settings = load_settings()
+    site = load_site(settings)
+    remote = known_name("remote server", remote, site.remotes)
+    unit = known_name("storage unit", unit, site.units)
+    from vna.jobs.filters import make_filter, parse_filter
+
+    for text in filters:
+        parse_filter(text)
+    for uid in study_uids:
+        make_filter("StudyInstanceUID", uid)
+
+    from deployments.server import embedded_server
+
+    warn(f"Preparing the backup of {remote} to {unit}…")
+    with embedded_server(settings.home):
+        from flows.query_retrieve import run_retrieval
+
+        outcome = run_retrieval(
+            settings,
+            remote,
+            filters,
+            study_uids,
+            order=order,
+            unit=unit,
+            recheck=recheck,
+            on_progress=warn,
+        )
+    for problem in outcome.problems[:SHOWN_PROBLEMS]:
+        warn(problem)
+    if len(outcome.problems) > SHOWN_PROBLEMS:
+        warn(f"… and {len(outcome.problems) - SHOWN_PROBLEMS} more (all of them with --json).")
+    for note in outcome.notes:
+        say(note, as_json=as_json)
+    say(outcome.sentence, as_json=as_json)
+    if as_json:
+        show(outcome.as_json())
+    return outcome.ok

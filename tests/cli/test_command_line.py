@@ -1,0 +1,171 @@
+"""The command as people and scripts meet it: quick, and one sentence when something is wrong."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from vna.settings import Settings
+from vna.site import RemoteServer, Site, UnitDefinition, publish_site
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def backupdr(home: Path, *arguments: str, **environment: str) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run(
+        [sys.executable, "-m", "cli", *arguments],
+        env={**os.environ, "PYTHONPATH": str(ROOT), "BACKUPDR_HOME": str(home), **environment},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    settings = Settings(home=tmp_path / "home")
+    remote = RemoteServer(name="main-pacs", aet="MAINPACS", host="127.0.0.1", port=1)
+    unit = UnitDefinition(name="nas1", path=tmp_path / "nas1")
+    publish_site(settings, Site(remotes={"main-pacs": remote}, units={"nas1": unit}))
+    return settings.home
+
+
+def one_sentence(text: str) -> str:
+    lines = text.strip().splitlines()
+    assert len(lines) == 1, text
+    assert lines[0].endswith(".")
+    assert "Traceback" not in text
+    return lines[0]
+
+
+def test_help_answers_at_once_and_names_every_command(tmp_path: Path) -> None:
+    fastest = 60.0
+    for _ in range(3):  # the machine may be busy with other tests
+        began = time.monotonic()
+        answer = backupdr(tmp_path, "--help")
+        fastest = min(fastest, time.monotonic() - began)
+    for command in ("demo", "up", "scp", "worker", "remote", "unit", "retrieve", "verify", "check"):
+        assert command in answer.stdout
+    assert "rebuild-catalog" in answer.stdout
+    assert "simulate-pacs" in answer.stdout
+    assert fastest < 0.3
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        *("demo", "up", "scp", "worker", "retrieve", "verify", "rebuild-catalog", "simulate-pacs", "check"),
+        *("remote add", "remote list", "remote echo", "remote remove", "unit add", "unit list"),
+    ],
+)
+def test_every_command_explains_itself(tmp_path: Path, command: str) -> None:
+    answer = backupdr(tmp_path, *command.split(), "--help")
+    assert answer.returncode == 0
+    assert answer.stdout.startswith("Usage: backupdr")
+    assert not (tmp_path / "prefect").exists()
+
+
+def test_lists_read_the_site_file_alone(home: Path) -> None:
+    listed = backupdr(home, "remote", "list")
+    assert "main-pacs: MAINPACS at 127.0.0.1:1" in listed.stdout
+    units = json.loads(backupdr(home, "unit", "list", "--json").stdout.splitlines()[-1])
+    assert [unit["name"] for unit in units["units"]] == ["default", "nas1"]
+    assert not (home / "prefect").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["retrieve", "nowhere"], "no remote server named 'nowhere'"),
+        (["retrieve", "Main_PACS", "--unit", "nas9"], "no storage unit named 'nas9'"),
+        (["retrieve", "Main_PACS", "--filter", "Modalty=CT"], "neither a DICOM keyword nor a tag"),
+        (["retrieve", "Main_PACS", "--filter", "Modality"], "write it as Keyword=value"),
+        (["retrieve", "Main_PACS", "--patient-id", ""], "it has no value"),
+        (["retrieve", "Main_PACS", "--study-date", "20240230"], "not a date"),
+        (["retrieve", "Main_PACS", "--study-date", "20240301-20240201"], "before it begins"),
+        (["retrieve", "Main_PACS", "--study-uid", "1.2.x"], "not a UID"),
+        (["retrieve", "Main_PACS", "--order", "newest"], "--order"),
+        (["retrieve"], "Missing argument"),
+        (["verify", "--unit", "nas9"], "no storage unit named 'nas9'"),
+        (["verify", "--level", "deep"], "--level"),
+        (["rebuild-catalog", "nas9"], "no storage unit named 'nas9'"),
+        (["remote", "echo", "nowhere"], "no remote server named 'nowhere'"),
+        (["remote", "remove", "nowhere"], "no remote server named 'nowhere'"),
+        (["remote", "add", "a", "--aet", "SEVENTEEN_LETTERS", "--host", "h", "--port", "1"], "16"),
+        (["remote", "add", "a", "--aet", "A", "--host", "h", "--port", "70000"], "65535"),
+        (["remote", "add", "__", "--aet", "A", "--host", "h", "--port", "104"], "letters or digits"),
+        (["remote", "add", "a", "--aet", "A", "--host", "h"], "--port"),
+        (["frobnicate"], "No such command 'frobnicate'"),
+    ],
+)
+def test_a_question_that_cannot_be_right_is_answered_with_one_sentence(
+    home: Path, arguments: list[str], sentence: str
+) -> None:
+    answer = backupdr(home, *arguments)
+    assert answer.returncode == 2
+    assert sentence in one_sentence(answer.stderr)
+    assert answer.stdout == ""
+    assert not (home / "prefect").exists(), "nothing is started for a question that cannot be right"
+
+
+@pytest.mark.parametrize(
+    ("command", "keys"),
+    [
+        (
+            ["retrieve", "nowhere"],
+            {"state", "found", "complete", "incomplete", "instances", "bytes", "held", "seconds", "problems"},
+        ),
+        (
+            ["verify", "--unit", "nowhere"],
+            {"checked", "ok", "missing", "differing_size", "differing_checksum", "orphaned", "problems"},
+        ),
+        (["rebuild-catalog", "nowhere"], {"state", "problems"}),
+        (["retrieve", "--order"], {"state", "found", "problems"}),
+    ],
+)
+def test_a_script_gets_its_object_also_when_something_is_wrong(
+    home: Path, command: list[str], keys: set[str]
+) -> None:
+    answer = backupdr(home, *command, "--json")
+    assert answer.returncode == 2
+    said = json.loads(answer.stdout.splitlines()[-1])
+    assert keys <= set(said)
+    assert said["problems"] == [one_sentence(answer.stderr)]
+
+
+def test_a_setting_that_cannot_be_used_is_named(home: Path) -> None:
+    answer = backupdr(home, "remote", "list", BACKUPDR_SCP_PORT="many")
+    assert answer.returncode == 2
+    assert "scp_port" in one_sentence(answer.stderr)
+
+
+def test_a_damaged_site_file_is_one_sentence(home: Path) -> None:
+    (home / "site.json").write_text("{", encoding="utf-8")
+    answer = backupdr(home, "remote", "list")
+    assert answer.returncode == 2
+    assert "site.json" in one_sentence(answer.stderr)
+
+
+def test_what_nobody_expected_is_one_sentence_and_a_log(home: Path) -> None:
+    program = (
+        "import cli.settings_of_site as room, cli.__main__ as door\n"
+        "def broken(**_): raise RuntimeError('secret of a patient')\n"
+        "room.list_remotes = broken\n"
+        "door.main(['remote', 'list'])\n"
+    )
+    answer = subprocess.run(
+        [sys.executable, "-c", program],
+        env={**os.environ, "PYTHONPATH": str(ROOT), "BACKUPDR_HOME": str(home)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert answer.returncode == 1
+    sentence = one_sentence(answer.stderr)
+    assert "RuntimeError" in sentence
+    assert "secret" not in sentence
+    assert "Traceback" in (home / "logs" / "errors.log").read_text(encoding="utf-8")
