@@ -1,0 +1,1 @@
+"""Prefect flows, one file each; a flow reads like its paragraph in the manual."""

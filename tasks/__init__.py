@@ -1,0 +1,1 @@
+"""Prefect tasks: library calls with a name, retries and tags; nothing else lives here."""

@@ -1,0 +1,64 @@
+"""report: how a run is going, as a live progress artifact and to whoever listens in this process."""
+
+import contextlib
+import threading
+import time
+from collections.abc import Callable, Iterator
+
+from prefect.artifacts import create_progress_artifact, update_progress_artifact
+
+from vna.jobs.outcome import look_at
+from vna.jobs.run import BackupRun
+
+EVERY_SECONDS = 2.0
+
+_listeners: list[Callable[[str], None]] = []
+
+
+@contextlib.contextmanager
+def progress_told_to(listener: Callable[[str], None] | None) -> Iterator[None]:
+    """Tell `listener` the progress sentence of the run that this process makes."""
+    if listener is None:
+        yield
+        return
+    _listeners.append(listener)
+    try:
+        yield
+    finally:
+        _listeners.remove(listener)
+
+
+@contextlib.contextmanager
+def live_progress(run: BackupRun) -> Iterator[None]:
+    """Keep a progress artifact of the run up to date until the end; reporting never stops the run."""
+    started = time.monotonic()
+    key = f"progress-{run.run_id[:36].lower()}"
+    artifact = create_progress_artifact(0.0, key=key, description="Asking the source for its studies")
+    told = ""
+
+    def tell() -> None:
+        nonlocal told
+        progress = look_at(run, time.monotonic() - started)
+        if progress.sentence == told or not progress.studies:
+            return
+        told = progress.sentence
+        update_progress_artifact(artifact, progress.percent, description=told)
+        for listener in _listeners:
+            listener(told)
+
+    stop = threading.Event()
+
+    def keep_telling() -> None:
+        while not stop.wait(EVERY_SECONDS):
+            with contextlib.suppress(Exception):  # the next look may succeed; a run does not fail by its report
+                tell()
+
+    thread = threading.Thread(target=keep_telling, name="progress", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join(timeout=10)
+        with contextlib.suppress(Exception):
+            tell()

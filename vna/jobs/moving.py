@@ -1,0 +1,122 @@
+"""move: ask the source for what is missing until it is here or no more comes; index: wait until it is placed."""
+
+import datetime
+import time
+from collections.abc import Collection
+
+from vna.checkpoints import checkpoint
+from vna.dimse import GetOutcome, MoveOutcome, get, move
+from vna.errors import PeerError
+from vna.indexing import help_indexing
+from vna.jobs.planning import StudyPlan
+from vna.jobs.run import BackupRun
+from vna.spool import Expectation
+
+EXPECTATION_HOURS = 24
+SETTLE_SECONDS = 3.0
+"""How long after a C-MOVE ended its last instances may still be on their way (field note 11)."""
+
+
+def move_study(run: BackupRun, plan: StudyPlan) -> str:
+    """Pull what the plan wants; returns what the source said of it when not all came, else an empty text.
+
+    Only what has not arrived is asked for again. As long as an attempt brings something the next follows at
+    once, whatever error ended it; an attempt that brings nothing ends the matter: a transient error is raised
+    for the task to try later, anything else is for the verification to judge.
+    """
+    uid = plan.study_instance_uid
+    run.spool.may_pull()
+    run.spool.expect(
+        Expectation(
+            study_instance_uid=uid,
+            run=run.run_id,
+            unit=run.request.unit,
+            expires=datetime.datetime.now(datetime.UTC) + datetime.timedelta(hours=EXPECTATION_HOURS),
+        )
+    )
+    checkpoint("move.expected")
+    if not plan.listable:
+        return _attempt(run, plan, None)
+    missing = _missing(run, plan)
+    said = ""
+    while missing:
+        run.ledger.count_attempt(run.run_id, uid)
+        error: PeerError | None = None
+        try:
+            said = _attempt(run, plan, missing)
+        except PeerError as raised:
+            error, said = raised, str(raised)
+        checkpoint("move.moved")
+        left = _settle(run, plan, missing)
+        if len(left) == len(missing):
+            if error is not None:
+                raise error
+            break
+        missing = left
+    return said if missing else ""
+
+
+def _attempt(run: BackupRun, plan: StudyPlan, uids: Collection[str] | None) -> str:
+    """One C-MOVE or C-GET of these instances (None: of the study, unlisted); returns the source's complaint."""
+    instances = [i for i in plan.source if uids is None or i.sop_instance_uid in uids]
+    outcome: MoveOutcome | GetOutcome
+    with run.gate:
+        if run.by_get:
+            outcome = get(
+                run.remote,
+                run.node,
+                plan.study_instance_uid,
+                instances,
+                run.spool,
+                whole=plan.source,
+                study_attributes=plan.attributes,
+            )
+        else:
+            outcome = move(
+                run.remote,
+                run.node,
+                plan.study_instance_uid,
+                instances,
+                run.settings.scp_aet,
+                whole=plan.source,
+                is_alive=lambda: bool(uids) and len(_missing(run, plan)) < len(uids),
+            )
+    return outcome.sentence
+
+
+def _missing(run: BackupRun, plan: StudyPlan) -> set[str]:
+    """What the plan wants and neither the spool nor the catalog has received."""
+    wanted = {instance.sop_instance_uid for instance in plan.wanted}
+    waiting = run.spool.pending(wanted)  # before the catalog: the indexer goes the same way
+    return wanted - waiting - arrived_instances(run, plan)
+
+
+def arrived_instances(run: BackupRun, plan: StudyPlan) -> set[str]:
+    """SOP Instance UIDs of the study that this run received; for a plan of missing ones also those that came
+    by another way, as a held instance is no less held.
+    """
+    received = {row.sop_instance_uid for row in run.catalog.receipts_of(run.run_id, plan.study_instance_uid)}
+    if plan.whole:
+        return received
+    return received | set(run.catalog.instances_of(plan.study_instance_uid, run.request.unit))
+
+
+def _settle(run: BackupRun, plan: StudyPlan, before: Collection[str]) -> set[str]:
+    """What is still missing once nothing more comes: some sources say "done" before the last store is answered."""
+    deadline = time.monotonic() + SETTLE_SECONDS
+    left = _missing(run, plan)
+    while left and time.monotonic() < deadline:
+        time.sleep(0.1)
+        now = _missing(run, plan)
+        if len(now) < len(left):
+            deadline = time.monotonic() + SETTLE_SECONDS
+        left = now
+    return left
+
+
+def index_study(run: BackupRun, plan: StudyPlan) -> None:
+    """Wait until all that arrived of the study is placed, verified and catalogued; help where no indexer does."""
+    sops = {instance.sop_instance_uid for instance in plan.wanted}
+    help_indexing(run.settings, sops)
+    checkpoint("index.indexed")
+

@@ -1,0 +1,105 @@
+"""One backup run and all it stands on: source, unit, spool, catalog, ledger.
+
+A plain object that the steps (find, filter, plan, move, index, verify) are given; it is opened by whoever
+runs them, a Prefect flow or a notebook.
+"""
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import TYPE_CHECKING
+
+from vna.catalog import Catalog
+from vna.dimse import OurNode, SourceGate
+from vna.jobs.filters import Filter
+from vna.jobs.ledger import Ledger, LivingRun
+from vna.settings import Settings
+from vna.site import RemoteServer, RetrieveMethod, load_site
+from vna.spool import Spool
+from vna.storage import StorageUnit, open_unit
+
+if TYPE_CHECKING:
+    from vna.jobs.planning import StudyPlan
+
+
+class Order(StrEnum):
+    """In which order of study date a run takes studies."""
+
+    ascending = "ascending"
+    descending = "descending"
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is asked of a run."""
+
+    source: str
+    unit: str
+    filters: Sequence[Filter] = ()
+    order: Order = Order.ascending
+    recheck: bool = False
+
+    def as_row(self) -> dict[str, object]:
+        """For the ledger: keywords without their values, which may name a patient."""
+        return {
+            "filters": [condition.keyword for condition in self.filters],
+            "order": str(self.order),
+            "recheck": self.recheck,
+        }
+
+
+class BackupRun:
+    """An open run. Not a value: it holds connections, locks and the limits towards the source.
+
+    `plans`, `said` and `grown` are the memory between two steps of a study in work; what must outlive the
+    process is in the ledger.
+    """
+
+    def __init__(
+        self,
+        run_id: str,
+        request: Request,
+        settings: Settings,
+        remote: RemoteServer,
+        unit: StorageUnit,
+        spool: Spool,
+        catalog: Catalog,
+        ledger: Ledger,
+    ) -> None:
+        self.run_id = run_id
+        self.request = request
+        self.settings = settings
+        self.remote = remote
+        self.node = OurNode.from_settings(settings)
+        self.unit = unit
+        self.spool = spool
+        self.catalog = catalog
+        self.ledger = ledger
+        self.gate = SourceGate(remote)
+        self.plans: dict[str, "StudyPlan"] = {}
+        self.said: dict[str, str] = {}
+        self.grown: set[str] = set()
+
+    @property
+    def by_get(self) -> bool:
+        return self.remote.retrieve is RetrieveMethod.get
+
+
+@contextlib.contextmanager
+def open_run(settings: Settings, run_id: str, request: Request) -> Iterator[BackupRun]:
+    """Open all a run needs, or raise one `BackupError` that says what is wrong before anything is begun."""
+    site = load_site(settings)
+    remote = site.remote(request.source)
+    unit = open_unit(site.unit(request.unit), create=request.unit == settings.default_unit)
+    spool = Spool(settings.spool_path, settings.reserve_bytes)
+    spool.may_pull()
+    catalog = Catalog(settings.catalog_database_url)
+    try:
+        catalog.migrate()
+        ledger = Ledger(catalog.engine, settings.home)
+        with LivingRun(ledger, settings.home, run_id):
+            ledger.begin(run_id, request.source, request.unit, request.as_row())
+            yield BackupRun(run_id, request, settings, remote, unit, spool, catalog, ledger)
+    finally:
+        catalog.close()
