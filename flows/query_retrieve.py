@@ -13,6 +13,8 @@ from prefect.futures import PrefectFuture
 from prefect.runtime import flow_run
 from prefect.states import Completed, Failed, State
 from prefect.task_runners import ThreadPoolTaskRunner
+from vna.catalog import Catalog
+from vna.dimse import receiving
 
 from tasks.filter import filter_wanted
 from tasks.find import find
@@ -21,8 +23,6 @@ from tasks.move import move
 from tasks.plan import plan
 from tasks.report import live_progress, progress_told_to
 from tasks.verify import verify
-from vna.catalog import Catalog
-from vna.dimse import receiving
 from vna.errors import BackupError, RunFailed
 from vna.jobs.filters import Filter, make_filter, parse_filter
 from vna.jobs.ledger import Ledger
@@ -73,9 +73,7 @@ def query_retrieve(
         recheck: Pull held studies again to find contents that changed without any sign.
     """
     settings = load_settings()
-    request = Request(
-        source, unit, conditions(filters or [], study_instance_uids or []), order, recheck
-    )
+    request = Request(source, unit, conditions(filters or [], study_instance_uids or []), order, recheck)
     outcome = back_up(settings, flow_run.get_id() or "unnamed", request)
     if outcome.ok:
         return Completed(message=outcome.sentence, data=outcome)
@@ -151,7 +149,11 @@ def run_retrieval(
     on_progress: Callable[[str], None] | None = None,
 ) -> RetrievalOutcome:
     """Run the flow in this process and wait for its outcome; a run that could not begin is an outcome too."""
-    texts = [f"{key}={value}" for key, value in filters.items()] if isinstance(filters, Mapping) else list(filters)
+    texts = (
+        [f"{key}={value}" for key, value in filters.items()]
+        if isinstance(filters, Mapping)
+        else list(filters)
+    )
     with progress_told_to(on_progress):
         state = query_retrieve(
             source=remote,

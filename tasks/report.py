@@ -50,7 +50,9 @@ def live_progress(run: BackupRun) -> Iterator[None]:
 
     def keep_telling() -> None:
         while not stop.wait(EVERY_SECONDS):
-            with contextlib.suppress(Exception):  # the next look may succeed; a run does not fail by its report
+            with contextlib.suppress(
+                Exception
+            ):  # the next look may succeed; a run does not fail by its report
                 tell()
 
     thread = threading.Thread(target=keep_telling, name="progress", daemon=True)

@@ -94,5 +94,5 @@ def version_id(
     study_instance_uid: str, sop_instance_uid: str, transfer_syntax_uid: str, dataset_sha256: str
 ) -> str:
     """The name of one version of an instance: 32 hex digits, the same wherever it is computed."""
-    text = "|".join((study_instance_uid, sop_instance_uid, transfer_syntax_uid, dataset_sha256))
+    text = f"{study_instance_uid}|{sop_instance_uid}|{transfer_syntax_uid}|{dataset_sha256}"
     return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()[:32]

@@ -64,7 +64,9 @@ class Filter:
     def matches(self, text: str) -> bool:
         """Whether an attribute's text fulfils the condition (PS3.4 C.2.2.2); one of several values is enough."""
         values = [part.strip(" \0") for part in text.split("\\")]
-        wanted = [part.strip() for part in self.value.split("\\")] if self.vr in {"UI", "CS"} else [self.value]
+        wanted = (
+            [part.strip() for part in self.value.split("\\")] if self.vr in {"UI", "CS"} else [self.value]
+        )
         return any(self._matches_one(want, value) for want in wanted for value in values)
 
     def _matches_one(self, want: str, value: str) -> bool:

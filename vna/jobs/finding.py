@@ -17,7 +17,9 @@ def find(run: BackupRun, on_progress: Callable[[int], None] = lambda _: None) ->
 
     Raises `QueryTruncated` rather than take a list that may be cut.
     """
-    studies = find_studies(run.remote, run.node, query_keys(run.request.filters), gate=run.gate, on_progress=on_progress)
+    studies = find_studies(
+        run.remote, run.node, query_keys(run.request.filters), gate=run.gate, on_progress=on_progress
+    )
     return run.ledger.add_found(run.run_id, studies)
 
 
@@ -53,7 +55,8 @@ def _ask_deeper(run: BackupRun, study: LedgerStudy, questions: Sequence[Filter])
             raise
         found: Mapping[str, Sequence[str]] = {}
     values = {
-        question.keyword: found.get(keyword, ()) for question, keyword in zip(questions, keywords, strict=True)
+        question.keyword: found.get(keyword, ())
+        for question, keyword in zip(questions, keywords, strict=True)
     }
     match = judge_deeper(questions, values)
     if match is not Match.unknown:

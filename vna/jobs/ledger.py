@@ -6,6 +6,7 @@ database's clock and renewed every 15 s; a run on this machine that no longer ho
 loses its leases at once.
 """
 
+import contextlib
 import socket
 import threading
 import time
@@ -437,10 +438,8 @@ class LivingRun:
 
     def _renew(self) -> None:
         while not self._stop.wait(RENEW_SECONDS):
-            try:
+            with contextlib.suppress(Exception):  # a lease that cannot be renewed simply expires
                 self._ledger.renew(self._run_id)
-            except Exception:  # noqa: BLE001, PERF203, S110 - a lease that cannot be renewed simply expires
-                pass
 
     def close(self) -> None:
         self._stop.set()

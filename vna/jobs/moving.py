@@ -119,4 +119,3 @@ def index_study(run: BackupRun, plan: StudyPlan) -> None:
     sops = {instance.sop_instance_uid for instance in plan.wanted}
     help_indexing(run.settings, sops)
     checkpoint("index.indexed")
-

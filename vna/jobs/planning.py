@@ -57,7 +57,16 @@ def plan_study(run: BackupRun, study: LedgerStudy) -> StudyPlan:
             source = tuple(find_instances(run.remote, run.node, uid))
     except SourceCannotList as error:
         return StudyPlan(
-            uid, study.attributes, (), (), 0, whole=True, changed=False, fingerprint={}, listable=False, reason=str(error)
+            uid,
+            study.attributes,
+            (),
+            (),
+            0,
+            whole=True,
+            changed=False,
+            fingerprint={},
+            listable=False,
+            reason=str(error),
         )
     sops = {instance.sop_instance_uid for instance in source}
     if run.spool.pending(sops):

@@ -77,7 +77,7 @@ class BackupRun:
         self.catalog = catalog
         self.ledger = ledger
         self.gate = SourceGate(remote)
-        self.plans: dict[str, "StudyPlan"] = {}
+        self.plans: dict[str, StudyPlan] = {}
         self.said: dict[str, str] = {}
         self.grown: set[str] = set()
 
