@@ -1,9 +1,10 @@
 """What `backupdr up` and `backupdr worker` do: start the parts, keep them running, end them in order."""
 
+import contextlib
 import subprocess
 import sys
-import threading
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -86,6 +87,56 @@ class Part:
             self.process.wait()
 
 
+class Everything:
+    """Prefect's server, the DICOM server with its indexer, and a worker, of one home, in running order."""
+
+    def __init__(self, settings: Settings, server: PrefectServer) -> None:
+        self.settings = settings
+        self.server = server
+        home = settings.home
+        environment = process_environment(home, server.api_url)
+        self._parts = [
+            Part("DICOM server", ["scp", "--index"], log_file(home, "scp"), environment),
+            Part("worker", ["worker"], log_file(home, "worker"), environment),
+        ]
+
+    def start_parts(self) -> None:
+        for part in self._parts:
+            part.start()
+
+    def mind(self) -> None:
+        """Start again what ended by itself."""
+        self.server = _mind_server(self.settings.home, self.server)
+        for part in self._parts:
+            part.mind()
+
+    def stop(self) -> None:
+        """End the parts, then the server they talk to."""
+        deadline = time.monotonic() + STOP_SECONDS
+        for part in self._parts:
+            part.ask_to_stop()
+        for part in self._parts:
+            part.wait(max(0.5, deadline - time.monotonic()))
+        server_file(self.settings.home).unlink(missing_ok=True)
+        self.server.stop()
+
+
+@contextlib.contextmanager
+def running(settings: Settings, port: int) -> Iterator[Everything]:
+    """Everything of a home, started and deployed; ended when the block is left, however it is left."""
+    home = settings.home
+    everything = Everything(settings, start_server(home, port=port))
+    try:
+        use_home(home, everything.server.api_url)
+        wait_until_healthy(home, everything.server)
+        write_server_file(home, everything.server)
+        _prepare(settings, everything.server)
+        everything.start_parts()
+        yield everything
+    finally:
+        everything.stop()
+
+
 def up(port: int) -> int:
     """Everything of this home in the foreground until told to stop."""
     settings = load_settings()
@@ -96,40 +147,11 @@ def up(port: int) -> int:
     with lock, until_told() as stop:
         _refuse_a_taken_port(settings)
         say("Starting…")
-        return _run(settings, port, stop)
-
-
-def _run(settings: Settings, port: int, stop: threading.Event) -> int:
-    home = settings.home
-    server = start_server(home, port=port)
-    parts: list[Part] = []
-    try:
-        use_home(home, server.api_url)
-        wait_until_healthy(home, server)
-        write_server_file(home, server)
-        _prepare(settings, server)
-        environment = process_environment(home, server.api_url)
-        parts = [
-            Part("DICOM server", ["scp"], log_file(home, "scp"), environment),
-            Part("worker", ["worker"], log_file(home, "worker"), environment),
-        ]
-        for part in parts:
-            part.start()
-        _tell_addresses(settings, server)
-        while not stop.wait(0.5):
-            server = _mind_server(home, server)
-            for part in parts:
-                part.mind()
-    finally:
-        if parts:
+        with running(settings, port) as everything:
+            _tell_addresses(settings, everything.server)
+            while not stop.wait(0.5):
+                everything.mind()
             say("Stopping…")
-        deadline = time.monotonic() + STOP_SECONDS
-        for part in parts:
-            part.ask_to_stop()
-        for part in parts:
-            part.wait(max(0.5, deadline - time.monotonic()))
-        server_file(home).unlink(missing_ok=True)
-        server.stop()
     say("Everything is stopped.")
     return 0
 

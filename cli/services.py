@@ -33,13 +33,17 @@ def up(
     raise typer.Exit(run(port))
 
 
-def scp() -> None:
+def scp(
+    index: Annotated[
+        bool, typer.Option("--index", help="Also place what arrives into the storage units.")
+    ] = False,
+) -> None:
     """Run the DICOM server alone (receive and store); needs no Prefect. Ctrl-C ends it."""
     from dicom_scp.family import run_family
 
     from vna.settings import load_settings
 
-    raise typer.Exit(run_family(load_settings()) or 0)
+    raise typer.Exit(run_family(load_settings(), index=index))
 
 
 def worker() -> None:
