@@ -7,7 +7,7 @@ not unequal.
 
 import datetime
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 
@@ -34,6 +34,11 @@ STUDY_KEYWORDS = frozenset(
     }
 )
 """Keys a source can be asked at study level (PS3.4 table C.6-5, with the patient's attributes)."""
+
+REQUIRED_KEYWORDS = frozenset(
+    {"StudyInstanceUID", "StudyDate", "StudyTime", "StudyID", "AccessionNumber", "PatientID", "PatientName"}
+)
+"""Those every source must answer: empty is an answer. An optional key it does not support comes empty too."""
 
 _TAG = re.compile(r"\(?([0-9A-Fa-f]{4}),?([0-9A-Fa-f]{4})\)?\Z")
 _DATE = re.compile(r"\d{8}\Z")
@@ -187,24 +192,22 @@ def query_keys(filters: Sequence[Filter]) -> dict[str, str]:
     return keys
 
 
-def judge(filters: Sequence[Filter], attributes: Mapping[str, str]) -> tuple[Match, tuple[Filter, ...]]:
+def judge(
+    filters: Sequence[Filter], attributes: Mapping[str, str], answered: Collection[str] = REQUIRED_KEYWORDS
+) -> tuple[Match, tuple[Filter, ...]]:
     """Whether a study is wanted by what the source answered at study level, and what is still to be asked.
 
-    An attribute that was returned empty is empty if it is a study-level key, and unknown otherwise: servers
-    echo keys they do not know.
+    `answered` = keywords the source is known to tell: an empty value of these is an answer, of any other it is
+    not, because servers echo keys they do not know.
     """
     open_questions: list[Filter] = []
     for condition in filters:
-        text = attributes.get(condition.keyword)
-        if text is None or (not text and not _empty_is_an_answer(condition)):
+        text = attributes.get(condition.keyword, "")
+        if not text and condition.keyword not in answered:
             open_questions.append(condition)
         elif not condition.matches(text):
             return Match.no, ()
     return (Match.unknown if open_questions else Match.yes), tuple(open_questions)
-
-
-def _empty_is_an_answer(condition: Filter) -> bool:
-    return condition.at_study_level and condition.keyword != "ModalitiesInStudy"
 
 
 def judge_deeper(filters: Iterable[Filter], values: Mapping[str, Sequence[str]]) -> Match:

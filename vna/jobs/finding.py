@@ -4,7 +4,15 @@ from collections.abc import Callable, Mapping, Sequence
 
 from vna.dimse import find_deeper_values, find_studies
 from vna.errors import BackupError, is_transient
-from vna.jobs.filters import Filter, Match, judge, judge_deeper, query_keys
+from vna.jobs.filters import (
+    REQUIRED_KEYWORDS,
+    STUDY_KEYWORDS,
+    Filter,
+    Match,
+    judge,
+    judge_deeper,
+    query_keys,
+)
 from vna.jobs.ledger import LedgerStudy
 from vna.jobs.run import BackupRun
 
@@ -30,8 +38,9 @@ def choose(run: BackupRun) -> int:
     image too many is better than one too few.
     """
     wanted = 0
+    answered = _answered_keywords(run)
     for study in run.ledger.to_do(run.run_id):
-        match, open_questions = judge(run.request.filters, study.attributes)
+        match, open_questions = judge(run.request.filters, study.attributes, answered)
         note = ""
         if match is Match.unknown:
             match, note = _ask_deeper(run, study, open_questions)
@@ -43,6 +52,18 @@ def choose(run: BackupRun) -> int:
             run.ledger.mark(run.run_id, study.study_instance_uid, note=note)
     run.ledger.mark_rolling_share(run.run_id, run.remote.name, run.remote.recheck_share)
     return wanted
+
+
+def _answered_keywords(run: BackupRun) -> set[str]:
+    """The keywords this source tells: those every source must, and optional ones it filled in for some study."""
+    optional = {condition.keyword for condition in run.request.filters} & (STUDY_KEYWORDS - REQUIRED_KEYWORDS)
+    answered = set(REQUIRED_KEYWORDS)
+    if optional:
+        for study in run.ledger.to_do(run.run_id):
+            answered |= {keyword for keyword in optional if study.attributes.get(keyword)}
+            if optional <= answered:
+                break
+    return answered
 
 
 def _ask_deeper(run: BackupRun, study: LedgerStudy, questions: Sequence[Filter]) -> tuple[Match, str]:

@@ -83,7 +83,7 @@ class Ledger:
     # -- runs
 
     def begin(self, run_id: str, source: str, unit: str, request: Mapping[str, Any]) -> None:
-        """Write the run's row; the same run begun again (resumed) keeps its studies."""
+        """Write the run's row; the same run begun again keeps its studies and takes the unproven ones anew."""
         row = {
             "run_id": run_id,
             "source": source,
@@ -100,8 +100,14 @@ class Ledger:
             statement = _insert(connection, _RUN).values(row)
             connection.execute(
                 statement.on_conflict_do_update(
-                    index_elements=["run_id"], set_={"state": "running", "ended_at": None}
+                    index_elements=["run_id"], set_={"state": "running", "ended_at": None, "error": ""}
                 )
+            )
+            connection.execute(
+                update(_STUDY)
+                .where(col(RunStudy.run_id) == run_id)
+                .where(col(RunStudy.state).in_(("incomplete", "failed")))
+                .values(state="found", last_error="")
             )
 
     def end(self, run_id: str, state: str, sentence: str, error: str = "") -> None:

@@ -10,6 +10,7 @@ from vna.errors import PeerError
 from vna.indexing import help_indexing
 from vna.jobs.planning import StudyPlan
 from vna.jobs.run import BackupRun
+from vna.jobs.waiting import Arrivals
 from vna.spool import Expectation
 
 EXPECTATION_HOURS = 24
@@ -79,7 +80,7 @@ def _attempt(run: BackupRun, plan: StudyPlan, uids: Collection[str] | None) -> s
                 instances,
                 run.settings.scp_aet,
                 whole=plan.source,
-                is_alive=lambda: bool(uids) and len(_missing(run, plan)) < len(uids),
+                is_alive=Arrivals(run.spool),
             )
     return outcome.sentence
 
