@@ -39,6 +39,14 @@ class FilterInvalid(SettingsError):
         super().__init__(f"The filter {text!r} cannot be used: {reason}.")
 
 
+class FaultInvalid(SettingsError):
+    """A misbehaviour asked of the simulated PACS that it does not have, or with a value it cannot take."""
+
+    def __init__(self, text: str, reason: str) -> None:
+        self.text, self.reason = text, reason
+        super().__init__(f"The fault {text!r} cannot be used: {reason}.")
+
+
 class PortInUse(SettingsError):
     def __init__(self, host: str, port: int) -> None:
         self.host, self.port = host, port
@@ -229,6 +237,18 @@ class CopyDiffers(StoreError):
             f"Storage unit {unit}: {path} was read back with another content (expected {expected[:16]}…, found "
             f"{found[:16]}…); check this disk."
         )
+
+
+class SourceDiffers(CopyDiffers):
+    """The file to be stored is not what was received: its own disk damaged it before it could be placed."""
+
+
+class CopyUnreadable(StoreError):
+    """The disk refuses to give a stored file back."""
+
+    def __init__(self, unit: str, path: str, reason: str) -> None:
+        self.unit, self.path, self.reason = unit, path, reason
+        super().__init__(f"Storage unit {unit}: {path} cannot be read ({reason}); check this disk.")
 
 
 class ManifestDamaged(StoreError):

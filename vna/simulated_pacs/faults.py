@@ -49,10 +49,14 @@ FAULTS: Mapping[str, FaultDescription] = MappingProxyType(
                 _OPTIONAL,
             ),
             FaultDescription("no-empty-match", 'does not know empty value matching (a key of "")'),
-            FaultDescription("missing-counts", "sends no instance counts, neither in answers nor for sub-operations"),
+            FaultDescription(
+                "missing-counts", "sends no instance counts, neither in answers nor for sub-operations"
+            ),
             FaultDescription("wrong-counts", "sends wrong instance and sub-operation counts"),
             FaultDescription("missing-modalities", "never returns ModalitiesInStudy, nor matches on it"),
-            FaultDescription("single-modality", "ModalitiesInStudy finds only studies of exactly this one modality"),
+            FaultDescription(
+                "single-modality", "ModalitiesInStudy finds only studies of exactly this one modality"
+            ),
             FaultDescription("case-sensitive-names", "matches person names case-sensitively"),
             FaultDescription("duplicate-answers", "sends every answer twice"),
             FaultDescription("illegal-values", "answers with over-long and illegal values"),
@@ -64,7 +68,9 @@ FAULTS: Mapping[str, FaultDescription] = MappingProxyType(
                 "STATUS",
                 _OPTIONAL,
             ),
-            FaultDescription("one-uid-per-request", "refuses queries and retrieves with a list of UIDs (A900)"),
+            FaultDescription(
+                "one-uid-per-request", "refuses queries and retrieves with a list of UIDs (A900)"
+            ),
             # C-MOVE and C-GET
             FaultDescription("no-get", "does not offer C-GET"),
             FaultDescription("no-move", "does not offer C-MOVE"),
@@ -92,7 +98,9 @@ FAULTS: Mapping[str, FaultDescription] = MappingProxyType(
                 "N[:always]",
                 _REQUIRED,
             ),
-            FaultDescription("refuse-nth", "every Nth sub-operation fails without being sent", "N", _REQUIRED),
+            FaultDescription(
+                "refuse-nth", "every Nth sub-operation fails without being sent", "N", _REQUIRED
+            ),
             FaultDescription(
                 "grow-during-retrieve",
                 "a new instance appears in a study while it is retrieved, N times for each study (default 1)",
@@ -108,7 +116,9 @@ FAULTS: Mapping[str, FaultDescription] = MappingProxyType(
             # all
             FaultDescription("slow", "waits before every answer and sub-operation", "SECONDS", _REQUIRED),
             FaultDescription("hang", "accepts associations and never answers a request"),
-            FaultDescription("refuse-nth-association", "rejects every Nth association (transient)", "N", _REQUIRED),
+            FaultDescription(
+                "refuse-nth-association", "rejects every Nth association (transient)", "N", _REQUIRED
+            ),
         )
     }
 )

@@ -1,0 +1,34 @@
+"""A real DICOM server over a folder of files that can misbehave by name, and studies to put into it.
+
+People rehearse with it (`backupdr simulate-pacs`), the demo runs on it, and our tests stand on it. It never
+changes a file it was given: what grows or changes by a fault lives in a temporary folder of its own.
+"""
+
+from vna.simulated_pacs.faults import FAULTS, FaultDescription, Faults, parse_faults
+from vna.simulated_pacs.studies import (
+    MODALITIES,
+    TRANSFER_SYNTAXES,
+    GeneratedInstance,
+    GeneratedStudy,
+    add_instances,
+    change_instance,
+    dataset_sha256,
+    shipped_files,
+    write_studies,
+)
+
+__all__ = [
+    "FAULTS",
+    "MODALITIES",
+    "TRANSFER_SYNTAXES",
+    "FaultDescription",
+    "Faults",
+    "GeneratedInstance",
+    "GeneratedStudy",
+    "add_instances",
+    "change_instance",
+    "dataset_sha256",
+    "parse_faults",
+    "shipped_files",
+    "write_studies",
+]
