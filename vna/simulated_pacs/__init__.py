@@ -5,6 +5,7 @@ changes a file it was given: what grows or changes by a fault lives in a tempora
 """
 
 from vna.simulated_pacs.faults import FAULTS, FaultDescription, Faults, parse_faults
+from vna.simulated_pacs.shipped import shipped_files
 from vna.simulated_pacs.studies import (
     MODALITIES,
     TRANSFER_SYNTAXES,
@@ -13,7 +14,6 @@ from vna.simulated_pacs.studies import (
     add_instances,
     change_instance,
     dataset_sha256,
-    shipped_files,
     write_studies,
 )
 

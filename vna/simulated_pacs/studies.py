@@ -17,7 +17,6 @@ from pathlib import Path
 
 from pydicom.charset import convert_encodings
 from pydicom.datadict import dictionary_VR, tag_for_keyword
-from pydicom.dataset import FileDataset
 from pydicom.valuerep import PersonName
 
 from vna.simulated_pacs.changing import changed_copy
@@ -169,37 +168,6 @@ def dataset_sha256(path: Path) -> str:
         while chunk := file.read(1 << 20):
             digest.update(chunk)
     return digest.hexdigest()
-
-
-def shipped_files() -> list[Path]:
-    """The usable DICOM files that come inside the pydicom package: each a real object of another kind, one
-    file for each SOP Instance UID, nothing fetched from anywhere.
-    """
-    import pydicom
-
-    uid_keywords = ("SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID")
-    found: dict[str, Path] = {}
-    for path in sorted((Path(pydicom.__file__).parent / "data").rglob("*")):
-        if path.is_dir() or "truncated" in path.name or path.read_bytes()[128:132] != b"DICM":
-            continue
-        header = pydicom.dcmread(
-            path, specific_tags=["SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID"]
-        )
-        uids = [
-            header.get(keyword) for keyword in ("SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID")
-        ]
-        meta = header.file_meta
-        if not all(uids) or meta.get("MediaStorageSOPInstanceUID") != uids[0]:
-            continue
-        if meta.get("TransferSyntaxUID", "") and _is_as_declared(header):
-            found.setdefault(str(uids[0]), path)
-    return list(found.values())
-
-
-def _is_as_declared(header: FileDataset) -> bool:
-    implicit, little = header.original_encoding
-    declared = Encoding.of(header.file_meta.TransferSyntaxUID)
-    return implicit == declared.implicit and little == (declared.order == "<")
 
 
 def _facts(
