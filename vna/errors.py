@@ -239,8 +239,15 @@ class CopyDiffers(StoreError):
         )
 
 
-class SourceDiffers(CopyDiffers):
-    """The file to be stored is not what was received: its own disk damaged it before it could be placed."""
+class SourceDiffers(StoreError):
+    """The file to be stored is no more what was received: its own disk damaged it before it was placed."""
+
+    def __init__(self, path: str, expected: str, found: str) -> None:
+        self.path, self.expected, self.found = path, expected, found
+        super().__init__(
+            f"{path} is no more what was received (expected {expected[:16]}…, found {found[:16]}…); "
+            f"check the disk of the spool."
+        )
 
 
 class CopyUnreadable(StoreError):
