@@ -1,0 +1,58 @@
+"""Received files by name: `<affected SOP Instance UID>.<dataset SHA-256>.dcm` in an association's folder."""
+
+import os
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+# The number is there where the same data set came under two headers in one association.
+_NAME = re.compile(r"(?P<sop>.+?)\.(?P<sha>[0-9a-f]{64})(\.[0-9]+)?\.dcm\Z")
+
+
+@dataclass(frozen=True, slots=True)
+class ReceivedFile:
+    """One instance that was acknowledged, or could have been; `size` in bytes, header included.
+
+    `sop_instance_uid` is the command's as the file name tells it: an invalid one reads `invalid-…`, and the
+    true one is in the File Meta Information.
+    """
+
+    path: Path
+    sop_instance_uid: str
+    dataset_sha256: str
+    size: int
+
+
+def received_name(safe_sop_instance_uid: str, dataset_sha256: str, number: int = 1) -> str:
+    """The name of a complete file; from the second header of the same data set on it carries a number."""
+    distinct = f".{number}" if number > 1 else ""
+    return f"{safe_sop_instance_uid}.{dataset_sha256}{distinct}.dcm"
+
+
+def complete_files(folder: Path) -> Iterator[ReceivedFile]:
+    """The complete files of a folder in no order; none if the folder is gone."""
+    try:
+        entries = os.scandir(folder)
+    except FileNotFoundError:
+        return
+    with entries:
+        for entry in entries:
+            if (found := _NAME.match(entry.name)) is None:
+                continue
+            try:
+                size = entry.stat(follow_symlinks=False).st_size
+            except FileNotFoundError:  # placed and removed while we looked
+                continue
+            yield ReceivedFile(Path(entry.path), found["sop"], found["sha"], size)
+
+
+def complete_names(folder: Path) -> Iterator[str]:
+    """Only the SOP Instance UIDs of the complete files, without asking the file system for more than names."""
+    try:
+        names = os.listdir(folder)  # noqa: PTH208 - a Path for each of 50,000 names is what costs here
+    except FileNotFoundError:
+        return
+    for name in names:
+        if (found := _NAME.match(name)) is not None:
+            yield found["sop"]

@@ -1,0 +1,248 @@
+"""The spool as a whole: its folders, locks, reserve, expectations and what was set aside."""
+
+import contextlib
+import datetime
+import os
+import re
+from collections.abc import Collection, Iterator
+from pathlib import Path
+
+from ulid import ULID
+
+from vna.errors import SpoolUnusable
+from vna.identity import safe_name
+from vna.platform import (
+    NETWORK_FILE_SYSTEMS,
+    HeldLock,
+    file_system_kind,
+    is_locked,
+    sync_folder,
+    try_lock,
+)
+from vna.spool.aside import Aside, AsideEntry
+from vna.spool.associations import (
+    INDEXER_LOCK,
+    RECEIVING_LOCK,
+    RECORD_NAME,
+    AssociationRecord,
+    OpenAssociation,
+    open_folder,
+)
+from vna.spool.durable import as_spool_error, make_folder
+from vna.spool.expectations import Expectation, Expectations
+from vna.spool.received import ReceivedFile, complete_files, complete_names
+from vna.spool.space import Reserve
+
+_ULID = re.compile(r"[0-7][0-9A-HJKMNP-TV-Z]{25}\Z")
+_OPEN_ATTEMPTS = 5
+
+
+class Spool:
+    """The spool at `path`. Holds no state of its own: any number of processes may use the same folder.
+
+    `reserve_bytes` = free space that is always kept; by default the larger of 2 GiB and 2 %.
+    """
+
+    def __init__(self, path: Path, reserve_bytes: int | None = None) -> None:
+        self.path = path
+        self._reserve = Reserve(path, reserve_bytes)
+        self._expectations = Expectations(path / "expect")
+        self._aside = Aside(path / "aside")
+
+    # -- whether it can be used
+
+    def prepare(self) -> None:
+        """Make the folder if absent. Raises `SpoolUnusable` if it is no folder on a local, writable disk."""
+        with as_spool_error(self.path):
+            make_folder(self.path)
+            if (kind := file_system_kind(self.path)) in NETWORK_FILE_SYSTEMS:
+                raise SpoolUnusable(
+                    str(self.path), f"it is on a network file system ({kind}); move it to a local disk"
+                )
+            probe = self.path / f".writable.{os.getpid()}"
+            probe.write_bytes(b"")
+            probe.unlink()
+
+    def check(self) -> None:
+        """As `prepare`, and also raise for an expectation that cannot be read: its study would go astray."""
+        self.prepare()
+        for path in self._expectations.unreadable():
+            raise SpoolUnusable(
+                str(self.path), f"{path.name} in expect/ is damaged; delete it and start its run again"
+            )
+
+    @property
+    def reserve(self) -> int:
+        """Free space that is always kept, in bytes."""
+        with as_spool_error(self.path):
+            return self._reserve.bytes_kept()
+
+    def check_space(self, about_to_write: int = 0) -> None:
+        """Raise `DiskFull` if less than the reserve would be free after writing that many bytes."""
+        with as_spool_error(self.path):
+            self._reserve.check(about_to_write)
+
+    def may_pull(self) -> None:
+        """Raise `DiskFull` if less than twice the reserve is free: what is being sent to us comes first."""
+        with as_spool_error(self.path):
+            make_folder(self.path)
+            self._reserve.check(times=2)
+
+    # -- receiving
+
+    def open_association(
+        self,
+        *,
+        calling_aet: str,
+        called_aet: str,
+        peer_address: str,
+        listener: str,
+        tls_subject: str = "",
+        server: str = "",
+        episode: str = "",
+    ) -> OpenAssociation:
+        """A new association's folder, locked and durable, with its record in it; a context manager."""
+        with as_spool_error(self.path):
+            make_folder(self.path)
+        for _ in range(_OPEN_ATTEMPTS):
+            record = AssociationRecord(
+                ulid=str(ULID()),
+                calling_aet=calling_aet,
+                called_aet=called_aet,
+                peer_address=peer_address,
+                tls_subject=tls_subject,
+                opened_at=datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds"),
+                listener=listener,
+                server=server,
+                episode=episode,
+            )
+            if (opened := open_folder(self, record)) is not None:
+                return opened
+        raise SpoolUnusable(str(self.path), "other processes keep taking every new folder in it")
+
+    # -- what is there
+
+    def folders(self) -> Iterator[Path]:
+        """The associations' folders, oldest first."""
+        try:
+            with os.scandir(self.path) as entries:
+                names = sorted(entry.name for entry in entries if _ULID.match(entry.name) and entry.is_dir())
+        except FileNotFoundError:
+            return
+        for name in names:
+            yield self.path / name
+
+    def is_open(self, folder: Path) -> bool:
+        """Whether a living receiver may still add to this folder."""
+        return is_locked(folder / RECEIVING_LOCK)
+
+    def received(self, folder: Path) -> list[ReceivedFile]:
+        """The complete files of a folder by name; none if it is gone."""
+        return sorted(complete_files(folder), key=lambda file: file.path.name)
+
+    def pending(self, sop_instance_uids: Collection[str]) -> set[str]:
+        """Which of these have a complete file that nobody has placed yet. Reads names only."""
+        by_name = {safe_name(uid): uid for uid in sop_instance_uids}
+        if not by_name:
+            return set()
+        return {
+            by_name[name] for folder in self.folders() for name in complete_names(folder) if name in by_name
+        }
+
+    # -- expectations
+
+    def expect(self, expectation: Expectation) -> None:
+        """Say, durably, where instances of a study belong."""
+        with as_spool_error(self.path):
+            self._expectations.add(expectation)
+
+    def expectations(self, study_instance_uid: str) -> list[Expectation]:
+        """What is expected of a study now; an unreadable file is passed over here and told by `check`."""
+        return self._expectations.of_study(study_instance_uid)
+
+    def forget(self, study_instance_uid: str, run: str) -> None:
+        """The run expects nothing more of this study."""
+        self._expectations.remove(study_instance_uid, run)
+
+    # -- taking away
+
+    def lock_for_indexing(self, folder: Path) -> HeldLock | None:
+        """The right to place what a folder holds; None if another has it or the folder is gone."""
+        return _lock_in(folder, INDEXER_LOCK)
+
+    def remove_received(self, file: ReceivedFile) -> None:
+        """Unlink a file that is safe elsewhere; already gone is fine."""
+        file.path.unlink(missing_ok=True)
+
+    def sweep(self, folder: Path, indexing: HeldLock | None = None) -> bool:
+        """Remove what an ended association left half-written, and the folder if nothing else is in it.
+
+        Both locks are needed; `indexing` is the caller's own, if it holds it (the folder's removal frees the
+        name, not the lock). Returns whether the folder is gone. Never removes a complete file, or anything
+        it does not know.
+        """
+        receiving = _lock_in(folder, RECEIVING_LOCK)
+        if receiving is None:
+            return not folder.exists()
+        with receiving:
+            own = None if indexing is not None else self.lock_for_indexing(folder)
+            if own is None and indexing is None:
+                return not folder.exists()
+            try:
+                return _sweep_locked(folder)
+            finally:
+                if own is not None:
+                    own.release()
+
+    def set_aside(
+        self,
+        file_path: Path,
+        *,
+        dataset_sha256: str,
+        sop_instance_uid: str,
+        reason: str,
+        association: AssociationRecord | None = None,
+        study_instance_uid: str = "",
+    ) -> AsideEntry:
+        """Move a received file that cannot be placed to `aside/`, durably, kept once by content; may be repeated."""
+        with as_spool_error(self.path):
+            return self._aside.take(
+                file_path,
+                dataset_sha256=dataset_sha256,
+                sop_instance_uid=sop_instance_uid,
+                reason=reason,
+                association=association,
+                study_instance_uid=study_instance_uid,
+            )
+
+    def aside(self) -> list[AsideEntry]:
+        """All that was set aside, oldest first."""
+        return self._aside.entries()
+
+
+def _lock_in(folder: Path, name: str) -> HeldLock | None:
+    if not folder.is_dir():  # the lock would make it
+        return None
+    try:
+        return try_lock(folder / name)
+    except FileNotFoundError:
+        return None
+
+
+def _sweep_locked(folder: Path) -> bool:
+    with os.scandir(folder) as entries:
+        names = [entry.name for entry in entries]
+    for name in names:
+        if name.endswith((".part", ".tmp")):
+            (folder / name).unlink(missing_ok=True)
+    ours = {RECORD_NAME, RECEIVING_LOCK, INDEXER_LOCK}
+    if any(name not in ours and not name.endswith((".part", ".tmp")) for name in names):
+        return False
+    # The locks go last: whoever opened one before finds its name gone and knows it locked nothing. Whoever
+    # makes a new one meanwhile keeps the folder from being removed, and sweeps it next.
+    with contextlib.suppress(OSError):
+        for name in (RECORD_NAME, INDEXER_LOCK, RECEIVING_LOCK):
+            (folder / name).unlink(missing_ok=True)
+        folder.rmdir()
+        sync_folder(folder.parent)
+    return not folder.exists()
