@@ -5,6 +5,7 @@ changes a file it was given: what grows or changes by a fault lives in a tempora
 """
 
 from vna.simulated_pacs.faults import FAULTS, FaultDescription, Faults, parse_faults
+from vna.simulated_pacs.pacs import SimulatedPacs
 from vna.simulated_pacs.shipped import shipped_files
 from vna.simulated_pacs.studies import (
     MODALITIES,
@@ -25,6 +26,7 @@ __all__ = [
     "Faults",
     "GeneratedInstance",
     "GeneratedStudy",
+    "SimulatedPacs",
     "add_instances",
     "change_instance",
     "dataset_sha256",

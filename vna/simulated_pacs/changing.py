@@ -38,7 +38,7 @@ def changed_copy(source: Path, target: Path, changes: Mapping[str, str]) -> None
 def _change(header: FileDataset, changes: Mapping[str, str]) -> None:
     for keyword, value in changes.items():
         setattr(header, keyword, value)
-    if "SOPInstanceUID" in changes:
+    if "SOPInstanceUID" in changes and "MediaStorageSOPInstanceUID" in header.file_meta:
         header.file_meta.MediaStorageSOPInstanceUID = UID(changes["SOPInstanceUID"])
 
 

@@ -50,11 +50,12 @@ def inflate(data: bytes, at_most: int) -> bytes:
 
 
 def read_elements(
-    data: bytes, encoding: Encoding, wanted: Collection[int], *, start: int = 0
+    data: bytes, encoding: Encoding, wanted: Collection[int], *, start: int = 0, goes_on: bool = False
 ) -> dict[int, bytes]:
     """The raw values of the wanted tags at top level, up to the highest wanted one.
 
-    Raises `TooShort` where the bytes end before that within an element, `NotElements` for anything else.
+    `goes_on` = these are only the first bytes of something longer. Raises `TooShort` where they end before
+    the highest wanted tag, or within an element, `NotElements` for anything else.
     """
     found: dict[int, bytes] = {}
     last, position, size = max(wanted), start, len(data)
@@ -71,9 +72,35 @@ def read_elements(
                 raise TooShort
             found[tag] = data[value_at:position]
     else:
-        if position > size:
+        if goes_on or position > size:
             raise TooShort
     return found
+
+
+def all_elements(data: bytes, encoding: Encoding) -> dict[int, bytes]:
+    """The raw values at top level of a short data set such as a query; sequences are left out.
+
+    Raises `TooShort` or `NotElements`.
+    """
+    found: dict[int, bytes] = {}
+    position = 0
+    while position < len(data):
+        tag, vr, length, value_at = _header(data, position, encoding)
+        if length == _UNDEFINED:
+            position = _skip_items(data, value_at, encoding, vr, 0)
+            continue
+        position = value_at + length
+        if position > len(data):
+            raise TooShort
+        if vr != b"SQ":
+            found[tag] = data[value_at:position]
+    return found
+
+
+def end_of_element(data: bytes, position: int, encoding: Encoding) -> int:
+    """Where an element of defined length ends."""
+    _, _, length, value_at = _header(data, position, encoding)
+    return value_at + length
 
 
 def _header(data: bytes, position: int, encoding: Encoding) -> tuple[int, bytes, int, int]:

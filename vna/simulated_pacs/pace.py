@@ -1,0 +1,58 @@
+"""How quickly the simulated PACS works, and what it counts while it does."""
+
+import threading
+from collections import Counter
+from dataclasses import dataclass, field
+
+
+@dataclass(slots=True)
+class Pace:
+    """The wait of the fault `slow`, before every answer and sub-operation; it ends when the server stops."""
+
+    seconds: float
+    stopping: threading.Event = field(default_factory=threading.Event)
+
+    def wait(self) -> None:
+        if self.seconds:
+            self.stopping.wait(self.seconds)
+
+
+class Counters:
+    """What happened so far; all may be read at any time.
+
+    `sent` counts sub-operations by SOP Instance UID, `received` what was stored to us; `queries` are C-FIND
+    requests, `retrieves` C-MOVE and C-GET requests.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self.sent: Counter[str] = Counter()
+        self.received: Counter[str] = Counter()
+        self.queries = self.retrieves = self.associations = 0
+        self.open_associations = self.peak_associations = 0
+
+    def count_sent(self, sop_instance_uid: str) -> None:
+        with self._lock:
+            self.sent[sop_instance_uid] += 1
+
+    def count_received(self, sop_instance_uid: str) -> None:
+        with self._lock:
+            self.received[sop_instance_uid] += 1
+
+    def count_query(self) -> None:
+        with self._lock:
+            self.queries += 1
+
+    def count_retrieve(self) -> None:
+        with self._lock:
+            self.retrieves += 1
+
+    def opened(self) -> None:
+        with self._lock:
+            self.associations += 1
+            self.open_associations += 1
+            self.peak_associations = max(self.peak_associations, self.open_associations)
+
+    def closed(self) -> None:
+        with self._lock:
+            self.open_associations -= 1
