@@ -5,7 +5,7 @@ import pytest
 from vna.storage import Superseded, decode_manifest, encode_manifest
 
 EVENTS = [
-    Superseded("2024-01-31T00:00:00.000000Z", f"aa/1/2/{n}.dcm", "0" * 32, "b", "missing", 1, 2)
+    Superseded("2024-01-31T00:00:00.000000Z", f"aa/1/2/{n}.dcm", "0" * 32, "b", "missing", 1, 2, 0, "")
     for n in range(3)
 ]
 
@@ -33,7 +33,7 @@ def test_a_manifest_that_was_cut_at_a_line_end_is_seen(kept: int) -> None:
 
 @pytest.mark.parametrize("path", ["../x", "/etc/passwd", "aa/../../x", "", "c:x", "a\\b"])
 def test_a_line_that_leads_outside_the_unit_does_not_count(path: str) -> None:
-    event = Superseded("", path, "", "b", "missing", 1, 2)
+    event = Superseded("", path, "", "b", "missing", 1, 2, 0, "")
     manifest = decode_manifest(encode_manifest([event]))
     assert not manifest.events
     assert manifest.damage

@@ -125,7 +125,7 @@ def test_a_damaged_file_of_the_wanted_name_stays_and_the_good_copy_gets_a_furthe
     damage(tmp_path / "unit" / first.path)
     before = (tmp_path / "unit" / first.path).read_bytes()
     (second,) = unit.put([new_file(spool / "b")])
-    assert second.damaged == (first.path,)
+    assert [file.path for file in second.damaged] == [first.path]
     assert second.path == first.path.replace(".dcm", ".1.dcm")
     assert (tmp_path / "unit" / first.path).read_bytes() == before
     found = unit.digest(second.path)
@@ -142,7 +142,7 @@ def test_a_damaged_header_is_seen_by_the_digest_in_the_manifest(unit, spool, tmp
     path.unlink()
     path.write_bytes(data)
     (second,) = unit.put([new_file(spool / "b")])
-    assert second.damaged == (first.path,)
+    assert [file.path for file in second.damaged] == [first.path]
 
 
 def test_a_file_that_its_own_disk_damaged_is_not_stored(unit, spool) -> None:

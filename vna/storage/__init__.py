@@ -18,10 +18,19 @@ from vna.storage.manifests import (
 )
 from vna.storage.marker import MARKER
 from vna.storage.opening import create_unit, open_unit
-from vna.storage.unit import FileFacts, NewFile, PlacedFile, StorageUnit, StudyFolder, study_folder_of
+from vna.storage.unit import (
+    DamagedFile,
+    FileFacts,
+    NewFile,
+    PlacedFile,
+    StorageUnit,
+    StudyFolder,
+    study_folder_of,
+)
 
 __all__ = [
     "MARKER",
+    "DamagedFile",
     "Digests",
     "Event",
     "FileFacts",

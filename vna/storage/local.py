@@ -17,7 +17,7 @@ from vna.storage.digests import Digests, read_digests
 from vna.storage.manifests import Event, Manifest, Stored, decode_manifest, encode_manifest, is_inside
 from vna.storage.marker import MARKER, check_marker, unit_errors
 from vna.storage.placing import Place, make_name
-from vna.storage.unit import FileFacts, NewFile, PlacedFile, StudyFolder, copy_folder, copy_name
+from vna.storage.unit import DamagedFile, FileFacts, NewFile, PlacedFile, StudyFolder, copy_folder, copy_name
 
 STAGING = ".staging"
 _MANIFESTS = "manifest"
@@ -64,7 +64,7 @@ class LocalUnit:
     def _give_name(self, file: NewFile) -> Place:
         folder = copy_folder(file.identity)
         self._make_folder(folder)
-        damaged: list[str] = []
+        damaged: list[DamagedFile] = []
         number = 0
         while True:
             name = copy_name(file.identity.sop_instance_uid, file.dataset_sha256, number)
@@ -75,7 +75,7 @@ class LocalUnit:
             if verdict is _Verdict.same:
                 return Place(path, found, tuple(damaged))
             if verdict is _Verdict.damaged:
-                damaged.append(path)
+                damaged.append(DamagedFile(path, found))
             number += 1
 
     def _judge(self, file: NewFile, path: str) -> "tuple[_Verdict, Digests | None]":

@@ -64,7 +64,10 @@ class Received:
 
 @dataclass(frozen=True, slots=True)
 class Superseded:
-    """The file at `path` was found damaged and stays as it is; `by` is the good copy of the same version."""
+    """The file at `path` was found damaged and stays as it is; `by` is the good copy of the same version.
+
+    The other facts are those of the damaged file as it was found, empty where it could not be read.
+    """
 
     at: str
     path: str
@@ -73,6 +76,8 @@ class Superseded:
     status: str
     size: int
     mtime_ns: int
+    header_length: int
+    header_sha256: str
 
 
 Event = Stored | Received | Superseded

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from vna.errors import SourceDiffers
 from vna.storage.digests import Digests, header_length
-from vna.storage.unit import NewFile
+from vna.storage.unit import DamagedFile, NewFile
 
 _NO_LINK = {
     errno.EXDEV,
@@ -36,7 +36,7 @@ class Place:
 
     path: str
     found: Digests | None = None
-    damaged: tuple[str, ...] = ()
+    damaged: tuple[DamagedFile, ...] = ()
 
 
 def make_name(file: NewFile, final: Path, staging: Callable[[], Path]) -> bool:

@@ -21,6 +21,14 @@ class NewFile:
 
 
 @dataclass(frozen=True, slots=True)
+class DamagedFile:
+    """A file on the unit whose content is not what its name says; `found` None: it cannot be read at all."""
+
+    path: str
+    found: Digests | None
+
+
+@dataclass(frozen=True, slots=True)
 class PlacedFile:
     """A file that is stored, durable, and was read back with the right content.
 
@@ -32,7 +40,7 @@ class PlacedFile:
     path: str
     digests: Digests
     was_there: bool
-    damaged: tuple[str, ...] = ()
+    damaged: tuple[DamagedFile, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,92 @@
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy import text
+from sqlmodel import SQLModel
+
+import vna.catalog.tables
+import vna.jobs.tables  # noqa: F401 - both fill the metadata
+from vna.catalog import Catalog
+from vna.catalog.migrating import HEAD, alembic_config
+from vna.errors import CatalogUnavailable, SettingsError
+
+
+def test_the_migrated_tables_are_those_of_the_models(catalog: Catalog) -> None:
+    with catalog.engine.connect() as connection:
+        context = MigrationContext.configure(connection, opts={"compare_type": True})
+        assert compare_metadata(context, SQLModel.metadata) == []
+
+
+def test_the_known_head_is_the_newest_migration() -> None:
+    assert ScriptDirectory.from_config(alembic_config()).get_heads() == [HEAD]
+
+
+def test_migrating_again_changes_nothing(catalog: Catalog) -> None:
+    assert catalog.is_migrated()
+    catalog.migrate()
+    assert catalog.is_migrated()
+
+
+def test_asking_whether_it_is_migrated_makes_nothing(tmp_path: Path) -> None:
+    with Catalog(f"sqlite:///{tmp_path / 'home' / 'catalog.sqlite'}") as catalog:
+        assert not catalog.is_migrated()
+    assert not (tmp_path / "home").exists()
+
+
+def test_several_processes_may_migrate_at_once(url: str) -> None:
+    code = f"from vna.catalog import Catalog\nwith Catalog({url!r}) as c: c.migrate(); print(c.is_migrated())"
+    processes = [
+        subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        for _ in range(4)
+    ]
+    for process in processes:
+        out, err = process.communicate(timeout=60)
+        assert out == b"True\n", err.decode()
+
+
+def test_tables_of_a_newer_program_are_refused_in_one_sentence(catalog: Catalog) -> None:
+    with catalog.engine.begin() as connection:
+        connection.execute(text("UPDATE alembic_version SET version_num = '9999'"))
+    assert not catalog.is_migrated()
+    with pytest.raises(CatalogUnavailable, match="another version"):
+        catalog.migrate()
+
+
+def test_sqlite_writes_through_to_the_disk_and_readers_do_not_wait(tmp_path: Path) -> None:
+    with Catalog(f"sqlite:///{tmp_path / 'catalog.sqlite'}") as catalog:
+        catalog.migrate()
+        with catalog.engine.connect() as connection:
+            assert connection.execute(text("PRAGMA journal_mode")).scalar() == "wal"
+            assert connection.execute(text("PRAGMA synchronous")).scalar() == 2
+
+
+def test_a_file_that_is_no_database_is_one_sentence(tmp_path: Path) -> None:
+    (tmp_path / "catalog.sqlite").write_bytes(b"this is not a database" * 100)
+    with (
+        Catalog(f"sqlite:///{tmp_path / 'catalog.sqlite'}") as catalog,
+        pytest.raises(CatalogUnavailable, match="not a database"),
+    ):
+        catalog.migrate()
+
+
+def test_a_database_that_is_away_is_transient_and_one_sentence(tmp_path: Path) -> None:
+    for url in (
+        f"postgresql://nobody@/none?host={tmp_path}",
+        "postgresql://nobody@127.0.0.1:1/none",
+        f"sqlite:///{tmp_path}",
+    ):
+        with Catalog(url) as catalog, pytest.raises(CatalogUnavailable) as caught:
+            catalog.migrate()
+        assert caught.value.transient
+        assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("url", ["rubbish", "mysql://x/y", "oracle://x"])
+def test_another_kind_of_database_is_refused(url: str) -> None:
+    with pytest.raises(SettingsError, match="BACKUPDR_CATALOG_URL"):
+        Catalog(url)

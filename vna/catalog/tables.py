@@ -1,0 +1,129 @@
+"""Tables of the catalog: what the manifests of all units say, in a form that can be asked.
+
+Every row has a natural key and is merged by rules that do not depend on order (the later `told_at` wins, the
+earlier `stored_at` stays), so that several indexers, a replay and a rebuild all end with the same rows.
+`told_at` is ISO 8601 in UTC with microseconds: it sorts as text.
+"""
+
+from typing import Any
+
+from sqlalchemy import JSON, BigInteger, Column, Index, Text
+from sqlmodel import Field, SQLModel
+
+
+def _json() -> Any:
+    return Field(default_factory=dict, sa_column=Column(JSON, nullable=False))
+
+
+def _bytes() -> Any:
+    return Field(sa_column=Column(BigInteger, nullable=False))
+
+
+class Study(SQLModel, table=True):
+    """A study with the patient's and study's attributes of the version that was told last."""
+
+    __tablename__ = "study"  # pyright: ignore[reportAssignmentType]
+
+    study_instance_uid: str = Field(primary_key=True)
+    attributes: dict[str, str] = _json()
+    told_at: str
+    told_by: str
+
+
+class Series(SQLModel, table=True):
+    """A series of a study, likewise."""
+
+    __tablename__ = "series"  # pyright: ignore[reportAssignmentType]
+
+    study_instance_uid: str = Field(primary_key=True)
+    series_instance_uid: str = Field(primary_key=True)
+    attributes: dict[str, str] = _json()
+    told_at: str
+    told_by: str
+
+
+class Instance(SQLModel, table=True):
+    """An instance; `told_by` is its current version. Older versions stay in `version`."""
+
+    __tablename__ = "instance"  # pyright: ignore[reportAssignmentType]
+
+    study_instance_uid: str = Field(primary_key=True)
+    sop_instance_uid: str = Field(primary_key=True, index=True)
+    series_instance_uid: str
+    sop_class_uid: str
+    attributes: dict[str, str] = _json()
+    told_at: str
+    told_by: str
+
+
+class Version(SQLModel, table=True):
+    """One content of an instance: SOP Instance UID + transfer syntax + digest of the data set (DESIGN §4)."""
+
+    __tablename__ = "version"  # pyright: ignore[reportAssignmentType]
+    __table_args__ = (Index("ix_version_instance", "study_instance_uid", "sop_instance_uid"),)
+
+    version_id: str = Field(primary_key=True, max_length=32)
+    study_instance_uid: str
+    sop_instance_uid: str
+    transfer_syntax_uid: str
+    dataset_sha256: str = Field(max_length=64)
+    dataset_length: int = _bytes()
+    stored_at: str
+
+
+class Copy(SQLModel, table=True):
+    """A file of a version on a storage unit, as it was when its digests were last checked.
+
+    `status`: ok, missing, differing_size, differing_checksum. `replaced_by` = the good copy that stands for a
+    damaged one; the damaged file is kept and no more asked for.
+    """
+
+    __tablename__ = "copy"  # pyright: ignore[reportAssignmentType]
+    __table_args__ = (Index("ix_copy_version", "version_id"),)
+
+    unit: str = Field(primary_key=True)
+    path: str = Field(primary_key=True)
+    version_id: str = Field(max_length=32)
+    size: int = _bytes()
+    header_length: int
+    header_sha256: str = Field(max_length=64)
+    mtime_ns: int = _bytes()
+    status: str = Field(max_length=20)
+    replaced_by: str = ""
+    told_at: str
+
+
+class Receipt(SQLModel, table=True):
+    """A version received in an association and placed on a unit for a run (empty: nobody asked for it)."""
+
+    __tablename__ = "receipt"  # pyright: ignore[reportAssignmentType]
+    __table_args__ = (
+        Index("ix_receipt_run", "run", "study_instance_uid"),
+        Index("ix_receipt_version", "version_id"),
+    )
+
+    association: str = Field(primary_key=True, max_length=26)
+    version_id: str = Field(primary_key=True, max_length=32)
+    unit: str = Field(primary_key=True)
+    run: str = Field(primary_key=True, max_length=64)
+    study_instance_uid: str
+    sop_instance_uid: str
+    size: int = _bytes()
+    is_new_version: bool
+    calling_aet: str
+    called_aet: str
+    peer_address: str
+    listener: str
+    server: str
+    episode: str
+    told_at: str
+
+
+class CataloguedManifest(SQLModel, table=True):
+    """A manifest whose events are in the catalog."""
+
+    __tablename__ = "manifest"  # pyright: ignore[reportAssignmentType]
+
+    unit: str = Field(primary_key=True)
+    path: str = Field(primary_key=True)
+    damage: str = Field(default="", sa_column=Column(Text, nullable=False))
