@@ -1,0 +1,25 @@
+"""DICOM messages over the network: associations, C-ECHO, C-FIND that never returns a cut list, C-MOVE, C-GET,
+and the receiving side behind the DICOM server.
+
+Every failure is a `PeerError` that names the peer and knows whether trying again may help. No database here:
+the router and the receiver stand on this room.
+"""
+
+from vna.dimse.associations import associate, exchange, next_message, send
+from vna.dimse.contexts import ContextGroup, retrieve_groups
+from vna.dimse.echoing import EchoAnswer, echo
+from vna.dimse.gate import SourceGate
+from vna.dimse.node import OurNode
+
+__all__ = [
+    "ContextGroup",
+    "EchoAnswer",
+    "OurNode",
+    "SourceGate",
+    "associate",
+    "echo",
+    "exchange",
+    "next_message",
+    "retrieve_groups",
+    "send",
+]
