@@ -8,7 +8,7 @@ import os
 import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from vna.simulated_pacs.attributes import (
@@ -98,7 +98,11 @@ def _stored(path: Path, data: bytes, changed_ns: int, *, goes_on: bool) -> Store
     encoding, start = Encoding.of(transfer_syntax_uid), offset
     if transfer_syntax_uid == DEFLATED:
         data, start = inflate(data[offset:], _LARGEST_HEADER), 0
-    raw = read_elements(data, encoding, _WANTED, start=start, goes_on=goes_on)
+    try:
+        raw = read_elements(data, encoding, _WANTED, start=start, goes_on=goes_on)
+    except NotElements:  # some files are implicit inside whatever they declare
+        encoding = replace(encoding, implicit=True)
+        raw = read_elements(data, encoding, _WANTED, start=start, goes_on=goes_on)
     charset = text_of("CS", raw.pop(CHARACTER_SET, b""), "")
     values = {tag: text_of(VRS[tag], value, charset, encoding.order) for tag, value in raw.items()}
     if not all(values.get(tag) for tag in (SOP_CLASS_UID, SOP_INSTANCE_UID, STUDY_UID, SERIES_UID)):

@@ -126,6 +126,7 @@ def write_studies(
     # invented studies: repeatable, nothing to be kept secret
     chance = random.Random(seed)  # noqa: S311
     writer = _Writer(chance, size_bytes)
+    folder.mkdir(parents=True, exist_ok=True)
     return [
         writer.study(
             folder / f"study-{seed}-{number:05d}",
