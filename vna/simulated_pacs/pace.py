@@ -20,13 +20,14 @@ class Pace:
 class Counters:
     """What happened so far; all may be read at any time.
 
-    `sent` counts sub-operations by SOP Instance UID, `received` what was stored to us; `queries` are C-FIND
-    requests, `retrieves` C-MOVE and C-GET requests.
+    `sent` counts sub-operations by SOP Instance UID, `acknowledged` those answered with Success, `received`
+    what was stored to us; `queries` are C-FIND requests, `retrieves` C-MOVE and C-GET requests.
     """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self.sent: Counter[str] = Counter()
+        self.acknowledged: Counter[str] = Counter()
         self.received: Counter[str] = Counter()
         self.queries = self.retrieves = self.associations = 0
         self.open_associations = self.peak_associations = 0
@@ -34,6 +35,10 @@ class Counters:
     def count_sent(self, sop_instance_uid: str) -> None:
         with self._lock:
             self.sent[sop_instance_uid] += 1
+
+    def count_acknowledged(self, sop_instance_uid: str) -> None:
+        with self._lock:
+            self.acknowledged[sop_instance_uid] += 1
 
     def count_received(self, sop_instance_uid: str) -> None:
         with self._lock:

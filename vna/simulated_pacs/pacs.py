@@ -85,6 +85,11 @@ class SimulatedPacs:
         return self._counters.sent
 
     @property
+    def acknowledged(self) -> Counter[str]:
+        """Storage sub-operations that were answered with Success, by SOP Instance UID."""
+        return self._counters.acknowledged
+
+    @property
     def received(self) -> Counter[str]:
         """Instances stored to us, by SOP Instance UID."""
         return self._counters.received

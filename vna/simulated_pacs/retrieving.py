@@ -85,6 +85,13 @@ def _store(
     return message_id
 
 
+def _answered(answer: Message, stored: Stored, counters: Counters) -> int:
+    status = answer.number(STATUS)
+    if status == SUCCESS:
+        counters.count_acknowledged(stored.sop_instance_uid)
+    return status
+
+
 class GetSender(Sender):
     """Sends over the association of the C-GET itself, where the requester is an SCP (PS3.7 D.3.3.4)."""
 
@@ -101,9 +108,10 @@ class GetSender(Sender):
             if answer.number(COMMAND_FIELD) == C_CANCEL_RQ:
                 cancelled = cancelled or answer.number(RESPONDED_TO) == request.number(MESSAGE_ID)
             elif answer.number(RESPONDED_TO) == message_id:
+                status = _answered(answer, stored, self._counters)
                 if cancelled:
                     raise Cancelled
-                return answer.number(STATUS)
+                return status
 
     def close(self) -> None:
         """The association is the requester's to end."""
@@ -144,7 +152,7 @@ class MoveSender(Sender):
             message_id = _store(channel, stored, extra, self._counters)
             if message_id is None:
                 return None
-            return channel.receive().number(STATUS)
+            return _answered(channel.receive(), stored, self._counters)
         except PeerGone:
             self._given_up = True
             self.abort()
