@@ -16,9 +16,11 @@ def verify(typed: str | None, level: str, *, as_json: bool) -> bool:
     units = load_site(settings).units
     names = list(units) if typed is None else [known_name("storage unit", typed, units)]
     from vna.catalog import Catalog
+    from vna.spool import Spool
     from vna.storage import open_unit
     from vna.verification.units import verify_unit
 
+    spool = Spool(settings.spool_path, settings.reserve_bytes)
     totals: Counter[str] = Counter(dict.fromkeys(VERIFY_NOTHING, 0))
     problems: list[str] = []
     with contextlib.closing(Catalog(settings.catalog_database_url)) as catalog:
@@ -26,7 +28,7 @@ def verify(typed: str | None, level: str, *, as_json: bool) -> bool:
         for name in names:
             try:
                 unit = open_unit(units[name], create=name == settings.default_unit)
-                report = verify_unit(unit, catalog, level)
+                report = verify_unit(unit, catalog, level, spool)
             except BackupError as error:
                 problems.append(str(error))
                 continue
@@ -66,5 +68,17 @@ def rebuild(typed: str, *, as_json: bool) -> bool:
     with contextlib.closing(Catalog(settings.catalog_database_url)) as catalog:
         catalog.migrate()
         report = rebuild_catalog(open_unit(units[name], create=name == settings.default_unit), catalog)
+    for problem in report.problems:
+        warn(problem)
     say(f"{report}", as_json=as_json)
-    return True
+    if as_json:
+        show(
+            {
+                "state": "failed" if report.problems else "completed",
+                "studies": report.studies,
+                "instances": report.instances,
+                "copies": report.copies,
+                "problems": list(report.problems),
+            }
+        )
+    return not report.problems

@@ -56,6 +56,16 @@ class PortInUse(SettingsError):
         )
 
 
+class ReceiverFailed(BackupError):
+    """Our own DICOM server, which a C-MOVE sends to, does not run."""
+
+    transient = True
+
+    def __init__(self, reason: str) -> None:
+        self.reason = reason
+        super().__init__(f"Our DICOM server could not be started: {reason}.")
+
+
 class PrefectUnavailable(BackupError):
     transient = True
 
@@ -270,6 +280,26 @@ class DatasetUnreadable(StoreError):
     def __init__(self, path: str, reason: str) -> None:
         self.path, self.reason = path, reason
         super().__init__(f"{path}: {reason}; set aside.")
+
+
+class PlacingFailed(StoreError):
+    """Something nobody thought of keeps a study in the spool; the log holds the whole story."""
+
+    def __init__(self, study_instance_uid: str, reason: str) -> None:
+        self.study_instance_uid, self.reason = study_instance_uid, reason
+        super().__init__(
+            f"study {study_instance_uid}: its files stay in the spool, because placing them failed ({reason})."
+        )
+
+
+class ReaderFailed(StoreError):
+    """The child process that reads headers cannot be started; nothing is known of any file."""
+
+    transient = True
+
+    def __init__(self, reason: str) -> None:
+        self.reason = reason
+        super().__init__(f"Headers cannot be read: the process for it does not start ({reason}).")
 
 
 class CatalogUnavailable(StoreError):

@@ -43,7 +43,6 @@ INSTANCE_KEYWORDS = (
     "Rows",
     "Columns",
     "BitsAllocated",
-    "ContentLabel",
     "SpecificCharacterSet",
 )
 KEYWORDS = (*STUDY_KEYWORDS, *SERIES_KEYWORDS, *INSTANCE_KEYWORDS)

@@ -85,8 +85,13 @@ class Catalog:
 
     def record(self, unit: str, manifest: str, events: Sequence[Event], damage: str = "") -> None:
         """Merge a manifest's events; doing it again, or in another order, changes nothing."""
+        self.record_many(unit, [(manifest, events, damage)])
+
+    def record_many(self, unit: str, manifests: Sequence[tuple[str, Sequence[Event], str]]) -> None:
+        """The same for several manifests (path, events, what is damaged in it), in one transaction."""
         with self._writing.begin() as connection:
-            record_events(connection, unit, manifest, events, damage)
+            for manifest, events, damage in manifests:
+                record_events(connection, unit, manifest, events, damage)
 
     def set_status(self, unit: str, copies: Collection[CopyFacts]) -> None:
         """Write what was found of copies."""
@@ -205,6 +210,14 @@ class Catalog:
             ).scalar()
         return found or {}
 
+    def told_at(self, study_instance_uid: str) -> str:
+        """When anything was last told of a study (ISO 8601, UTC), empty if never."""
+        with self.engine.connect() as connection:
+            told = connection.execute(
+                select(_STUDY.c.told_at).where(col(Study.study_instance_uid) == study_instance_uid)
+            ).scalar()
+        return told or ""
+
     # -- what lies on a unit
 
     def copies(self, unit: str) -> Iterator[list[HeldCopy]]:
@@ -239,6 +252,14 @@ class Catalog:
                     ).scalars()
                 )
         return known
+
+    def last_told(self, unit: str) -> str:
+        """When anything was last told of a unit (ISO 8601, UTC), empty if never."""
+        with self.engine.connect() as connection:
+            told = connection.execute(
+                select(func.max(_COPY.c.told_at)).where(col(Copy.unit) == unit)
+            ).scalar()
+        return told or ""
 
     def counts_of(self, unit: str) -> tuple[int, int, int]:
         """(studies, instances, copies) on a unit, without replaced copies."""

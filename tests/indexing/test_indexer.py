@@ -1,0 +1,306 @@
+import datetime
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.indexing.arranging import receive, settings_of, spool_of, study
+from vna.catalog import Catalog
+from vna.errors import CatalogUnavailable, NameUnknown, UnitUnavailable
+from vna.indexing import Indexer, help_indexing
+from vna.settings import Settings
+from vna.site import Site, UnitDefinition, load_site, publish_site
+from vna.spool import Expectation
+from vna.storage import MARKER, create_unit, open_unit
+from vna.verification import verify_unit
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    return settings_of(tmp_path / "home")
+
+
+def index(settings: Settings) -> None:
+    with Indexer(settings) as indexer:
+        indexer.migrate()
+        done = indexer.run_once()
+    assert not done.errors
+
+
+def expect(settings: Settings, uid: object, run: str, unit: str) -> None:
+    expires = datetime.datetime.now(datetime.UTC) + datetime.timedelta(hours=1)
+    spool_of(settings).expect(Expectation(str(uid), run, unit, expires))
+
+
+def add_units(settings: Settings, *names: str) -> None:
+    units = {name: UnitDefinition(name=name, path=settings.home / "units" / name) for name in names}
+    for unit in units.values():
+        create_unit(unit)
+    publish_site(settings, Site(units=units))
+
+
+def report_of(settings: Settings, unit: str = "default", level: str = "checksum"):
+    with Catalog(settings.catalog_database_url) as catalog:
+        opened = open_unit(load_site(settings).unit(unit))
+        return verify_unit(opened, catalog, level, spool_of(settings))
+
+
+def folders(settings: Settings) -> list[Path]:
+    return list(spool_of(settings).folders())
+
+
+def test_what_was_received_is_stored_catalogued_and_gone_from_the_spool(settings: Settings) -> None:
+    instances = study(1, 3) + study(2, 2)
+    receive(settings, *instances)
+    index(settings)
+    assert folders(settings) == []
+    report = report_of(settings)
+    assert (report.checked, report.ok, report.problems) == (5, 5, [])
+    with Catalog(settings.catalog_database_url) as catalog:
+        held = catalog.instances_of(str(instances[0]["study"]), "default")
+        assert set(held) == {of["sop"] for of in instances[:3]}
+        assert catalog.study_attributes(str(instances[0]["study"]))["PatientName"] == "Invented^Person"
+
+
+def test_an_expected_study_goes_to_the_unit_of_each_run_and_is_credited_to_it(settings: Settings) -> None:
+    add_units(settings, "nas1", "nas2")
+    (of,) = study(1, 1)
+    expect(settings, of["study"], "run-a", "nas1")
+    expect(settings, of["study"], "run-b", "nas2")
+    receive(settings, of)
+    index(settings)
+    assert report_of(settings, "nas1").ok == 1
+    assert report_of(settings, "nas2").ok == 1
+    assert not settings.default_unit_path.exists()
+    with Catalog(settings.catalog_database_url) as catalog:
+        for run in ("run-a", "run-b"):
+            (row,) = catalog.receipts_of(run, str(of["study"]))
+            assert (row.sop_instance_uid, row.is_new_version) == (of["sop"], False)
+            assert catalog.run_totals(run)[0] == 1
+
+
+def test_a_changed_content_is_a_new_version_and_both_are_kept(settings: Settings) -> None:
+    (of,) = study(1, 1)
+    receive(settings, of)
+    index(settings)
+    expect(settings, of["study"], "again", "default")
+    receive(settings, {**of, "PatientName": "Corrected^Person"})
+    index(settings)
+    report = report_of(settings)
+    assert (report.checked, report.ok) == (2, 2)
+    with Catalog(settings.catalog_database_url) as catalog:
+        (row,) = catalog.receipts_of("again", str(of["study"]))
+        assert row.is_new_version
+        assert catalog.study_attributes(str(of["study"]))["PatientName"] == "Corrected^Person"
+
+
+def test_the_same_content_received_again_is_no_new_version_and_one_copy(settings: Settings) -> None:
+    (of,) = study(1, 1)
+    receive(settings, of)
+    index(settings)
+    expect(settings, of["study"], "again", "default")
+    receive(settings, of, calling_aet="OTHER")
+    index(settings)
+    assert report_of(settings).checked == 1
+    with Catalog(settings.catalog_database_url) as catalog:
+        (row,) = catalog.receipts_of("again", str(of["study"]))
+        assert not row.is_new_version
+
+
+def test_a_damaged_copy_is_replaced_when_the_instance_comes_again(settings: Settings) -> None:
+    (of,) = study(1, 1)
+    receive(settings, of)
+    index(settings)
+    unit = open_unit(load_site(settings).unit("default"))
+    (path,) = unit.iterate()
+    (unit.path / path).write_bytes(b"rubbish")
+    assert report_of(settings).differing_size == 1
+    receive(settings, of)
+    index(settings)
+    report = report_of(settings)
+    assert (report.checked, report.ok, report.orphaned, report.problems) == (1, 1, 0, [])
+    assert (unit.path / path).read_bytes() == b"rubbish"
+
+
+def test_while_a_unit_is_away_its_files_wait_and_others_are_placed(settings: Settings) -> None:
+    add_units(settings, "nas1", "nas2")
+    away, other = study(1, 2), study(2, 2)
+    expect(settings, away[0]["study"], "run", "nas1")
+    expect(settings, other[0]["study"], "run", "nas2")
+    marker = settings.home / "units" / "nas1" / MARKER
+    text = marker.read_bytes()
+    marker.unlink()
+    receive(settings, *away, *other)
+    with Indexer(settings) as indexer:
+        indexer.migrate()
+        done = indexer.run_once()
+        assert done.placed == 2
+        assert [type(error) for error in done.errors] == [UnitUnavailable]
+    assert spool_of(settings).pending([str(of["sop"]) for of in away + other]) == {of["sop"] for of in away}
+    assert list((settings.home / "units" / "nas1").iterdir()) == []
+    with pytest.raises(UnitUnavailable):
+        help_indexing(settings, [str(away[0]["sop"])])
+    marker.write_bytes(text)
+    help_indexing(settings, [str(of["sop"]) for of in away])
+    assert report_of(settings, "nas1").ok == 2
+    assert folders(settings) == []
+
+
+def test_a_study_for_two_units_of_which_one_is_away_is_not_written_again_and_again(
+    settings: Settings,
+) -> None:
+    add_units(settings, "nas1", "nas2")
+    (of,) = study(1, 1)
+    expect(settings, of["study"], "run-a", "nas1")
+    expect(settings, of["study"], "run-b", "nas2")
+    (settings.home / "units" / "nas2" / MARKER).rename(settings.home / "aside")
+    receive(settings, of)
+    with Indexer(settings) as indexer:
+        indexer.migrate()
+        for _ in range(3):
+            assert indexer.run_once().errors
+    assert report_of(settings, "nas1").ok == 1
+    manifests = list((settings.home / "units" / "nas1").glob("*/*/manifest/*"))
+    assert len(manifests) == 1
+    (settings.home / "aside").rename(settings.home / "units" / "nas2" / MARKER)
+    index(settings)
+    assert report_of(settings, "nas2").ok == 1
+    assert folders(settings) == []
+
+
+def test_a_unit_that_nobody_defined_keeps_the_study_in_the_spool(settings: Settings) -> None:
+    (of,) = study(1, 1)
+    expect(settings, of["study"], "run", "removed")
+    receive(settings, of)
+    with pytest.raises(NameUnknown):
+        help_indexing(settings, [str(of["sop"])])
+    assert spool_of(settings).pending([str(of["sop"])])
+
+
+def test_while_the_database_is_away_everything_waits_in_the_spool(settings: Settings, tmp_path: Path) -> None:
+    (of,) = study(1, 1)
+    receive(settings, of)
+    away = settings_of(settings.home, catalog_url="postgresql://nobody@127.0.0.1:1/none")
+    with pytest.raises(CatalogUnavailable):
+        help_indexing(away, [str(of["sop"])])
+    assert spool_of(settings).pending([str(of["sop"])])
+    help_indexing(settings, [str(of["sop"])])
+    assert report_of(settings).ok == 1
+
+
+def test_only_what_is_asked_for_is_placed_by_one_who_helps(settings: Settings) -> None:
+    wanted, other = study(1, 1), study(2, 1)
+    receive(settings, *wanted, *other)
+    help_indexing(settings, [str(wanted[0]["sop"])])
+    assert spool_of(settings).pending([str(other[0]["sop"])])
+    assert report_of(settings).checked == 1
+
+
+def test_files_of_an_association_that_is_still_open_are_placed_as_they_come(settings: Settings) -> None:
+    from tests.indexing.arranging import store
+    from tests.storage.received_files import content
+
+    (of,) = study(1, 1)
+    data, _ = content(**of)  # type: ignore[arg-type]
+    with spool_of(settings).open_association(
+        calling_aet="SENDER", called_aet="BACKUPDR", peer_address="127.0.0.1", listener="scp"
+    ) as association:
+        store(association, of, data[144 + int.from_bytes(data[140:144], "little") :])
+        index(settings)
+        assert report_of(settings).ok == 1
+        assert association.path.is_dir()
+    assert folders(settings) == []
+
+
+def test_a_spool_file_that_its_disk_damaged_is_set_aside_and_the_others_are_placed(
+    settings: Settings,
+) -> None:
+    instances = study(1, 3)
+    receive(settings, *instances)
+    spool = spool_of(settings)
+    (folder,) = spool.folders()
+    victim = spool.received(folder)[1]
+    data = bytearray(victim.path.read_bytes())
+    data[-1] ^= 1
+    victim.path.write_bytes(data)
+    help_indexing(settings, [str(of["sop"]) for of in instances])
+    (entry,) = spool.aside()
+    assert entry.sop_instance_uid == victim.sop_instance_uid
+    assert "damaged" in entry.reason
+    report = report_of(settings)
+    assert (report.checked, report.ok, report.orphaned) == (2, 2, 0)
+
+
+def test_an_instance_that_is_not_what_it_was_sent_as_is_set_aside(settings: Settings) -> None:
+    (of,) = study(1, 1)
+    receive(settings, {**of, "command_sop": "1.2.3.4"})
+    receive(settings, {**of, "study": None})
+    help_indexing(settings, ["1.2.3.4", str(of["sop"])])
+    reasons = {entry.sop_instance_uid: entry.reason for entry in spool_of(settings).aside()}
+    assert "not the one it was sent under" in reasons["1.2.3.4"]
+    assert "no Study Instance UID" in reasons[str(of["sop"])]
+    assert folders(settings) == []
+
+
+def test_an_indexer_that_runs_places_what_comes_and_ends_when_told(settings: Settings) -> None:
+    stop = threading.Event()
+    with Indexer(settings) as indexer:
+        thread = threading.Thread(target=indexer.run, args=(stop,))
+        thread.start()
+        instances = study(1, 5)
+        receive(settings, *instances)
+        deadline = time.monotonic() + 30
+        while folders(settings) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        stop.set()
+        thread.join(timeout=10)
+    assert not thread.is_alive()
+    assert folders(settings) == []
+    assert report_of(settings).ok == 5
+
+
+def test_a_catalog_that_is_older_than_its_unit_catches_up_at_the_start(settings: Settings) -> None:
+    receive(settings, *study(1, 2))
+    index(settings)
+    database = settings.home / "catalog.sqlite"
+    old = database.read_bytes()
+    receive(settings, *study(2, 2))
+    index(settings)
+    for left in settings.home.glob("catalog.sqlite*"):
+        left.unlink()
+    database.write_bytes(old)
+    assert report_of(settings, level="exists").orphaned == 2
+    with Indexer(settings) as indexer:
+        indexer.prepare()
+    report = report_of(settings)
+    assert (report.checked, report.ok, report.orphaned) == (4, 4, 0)
+
+
+def test_a_clock_that_was_set_back_does_not_make_an_older_content_current(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (of,) = study(1, 1)
+    receive(settings, of)
+    index(settings)
+
+    class Earlier(datetime.datetime):
+        @classmethod
+        def now(cls, tz=None):
+            return datetime.datetime(2001, 1, 1, tzinfo=tz)
+
+    receive(settings, {**of, "PatientName": "Corrected^Person"})
+    monkeypatch.setattr("vna.indexing.placement.datetime.datetime", Earlier)
+    index(settings)
+    with Catalog(settings.catalog_database_url) as catalog:
+        assert catalog.study_attributes(str(of["study"]))["PatientName"] == "Corrected^Person"
+
+
+def test_invalid_uids_are_kept_under_safe_names(settings: Settings) -> None:
+    of = {"study": "../../evil", "series": "/etc", "sop": "1.2.3"}
+    with pytest.warns(UserWarning, match="Invalid value"):
+        receive(settings, of)
+    index(settings)
+    report = report_of(settings)
+    assert (report.checked, report.ok) == (1, 1)
+    assert not list(settings.home.parent.glob("evil*"))

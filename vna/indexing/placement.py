@@ -1,0 +1,173 @@
+"""Placing the files of one study from one folder of the spool: unit, manifest, catalog, in this order."""
+
+import datetime
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+
+from vna.catalog import Catalog
+from vna.checkpoints import checkpoint
+from vna.identity import InstanceIdentity, version_id
+from vna.spool import AssociationRecord, ReceivedFile
+from vna.storage import (
+    Event,
+    NewFile,
+    PlacedFile,
+    Received,
+    StorageUnit,
+    Stored,
+    Superseded,
+    study_folder_of,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class IdentifiedFile:
+    """A received file whose data set was read."""
+
+    received: ReceivedFile
+    identity: InstanceIdentity
+
+    @property
+    def version_id(self) -> str:
+        of = self.identity
+        return version_id(
+            of.study_instance_uid,
+            of.sop_instance_uid,
+            of.transfer_syntax_uid,
+            self.received.dataset_sha256,
+        )
+
+    def as_new(self) -> NewFile:
+        """For a storage unit."""
+        return NewFile(self.received.path, self.identity, self.received.dataset_sha256, self.received.size)
+
+
+def place_on_unit(
+    unit: StorageUnit,
+    catalog: Catalog,
+    files: Sequence[IdentifiedFile],
+    runs: Collection[str],
+    association: AssociationRecord,
+) -> None:
+    """Place files of one study on a unit, for these runs; what was done before a kill is not done again.
+
+    On return every file is stored, read back, told by a manifest and catalogued. Raises what `StorageUnit.put`
+    raises, and `CatalogUnavailable`.
+    """
+    study = files[0].identity.study_instance_uid
+    replay_study(unit, catalog, study_folder_of(study))
+    done = catalog.runs_that_received(association.ulid, unit.name, [file.version_id for file in files])
+    todo = [file for file in files if not set(runs) <= set(done.get(file.version_id, ()))]
+    if not todo:
+        return
+    placed = unit.put([file.as_new() for file in todo])
+    known = catalog.versions_of(study, {file.identity.sop_instance_uid for file in todo})
+    at = _after(catalog.told_at(study))
+    events = _events(at, zip_versions(todo, placed), runs, association, known)
+    manifest = unit.write_manifest(study_folder_of(study), events)
+    checkpoint("place.manifest_synced")
+    catalog.record(unit.name, manifest, events)
+    checkpoint("place.catalogued")
+
+
+def replay_study(unit: StorageUnit, catalog: Catalog, study_folder: str) -> int:
+    """Record the manifests of a study that the catalog does not have: their writer was killed before, or the
+    database is an older one. Returns how many.
+    """
+    unknown = set(unit.manifests(study_folder)) - catalog.manifests_of(unit.name, study_folder)
+    for path in sorted(unknown):
+        manifest = unit.read_manifest(path)
+        damage = "; ".join(f"line {line}: {reason}" for line, reason in manifest.damage)
+        catalog.record(unit.name, path, manifest.events, damage)
+    return len(unknown)
+
+
+def zip_versions(
+    files: Sequence[IdentifiedFile], placed: Sequence[PlacedFile]
+) -> list[tuple[str, PlacedFile]]:
+    """Each placed file with its version."""
+    return [(file.version_id, place) for file, place in zip(files, placed, strict=True)]
+
+
+def _after(told: str) -> str:
+    """Now, but never before what was told of the study already: a clock that was set back must not make an
+    older content the current one.
+    """
+    now = datetime.datetime.now(datetime.UTC)
+    if told:
+        earliest = datetime.datetime.fromisoformat(told) + datetime.timedelta(microseconds=1)
+        now = max(now, earliest)
+    return now.strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+
+
+def _events(
+    at: str,
+    placed: Sequence[tuple[str, PlacedFile]],
+    runs: Collection[str],
+    association: AssociationRecord,
+    known: Mapping[str, set[str]],
+) -> list[Event]:
+    events: list[Event] = []
+    versions = {sop: set(ids) for sop, ids in known.items()}
+    for version, place in placed:
+        held = versions.setdefault(place.file.identity.sop_instance_uid, set())
+        is_new = bool(held) and version not in held
+        held.add(version)
+        events.append(_stored(at, version, place))
+        events += [_received(at, version, place, run, association, is_new=is_new) for run in sorted(runs)]
+        events += [
+            Superseded(
+                at=at,
+                path=damaged.path,
+                version_id=version,
+                by=place.path,
+                status="differing_checksum",
+                size=damaged.found.size if damaged.found else 0,
+                mtime_ns=damaged.found.mtime_ns if damaged.found else 0,
+                header_length=damaged.found.header_length if damaged.found else 0,
+                header_sha256=damaged.found.header_sha256 if damaged.found else "",
+            )
+            for damaged in place.damaged
+        ]
+    return events
+
+
+def _stored(at: str, version: str, place: PlacedFile) -> Stored:
+    of, found = place.file.identity, place.digests
+    return Stored(
+        at=at,
+        path=place.path,
+        version_id=version,
+        study_instance_uid=of.study_instance_uid,
+        series_instance_uid=of.series_instance_uid,
+        sop_instance_uid=of.sop_instance_uid,
+        sop_class_uid=of.sop_class_uid,
+        transfer_syntax_uid=of.transfer_syntax_uid,
+        dataset_sha256=found.dataset_sha256,
+        header_sha256=found.header_sha256,
+        header_length=found.header_length,
+        size=found.size,
+        mtime_ns=found.mtime_ns,
+        attributes=dict(of.attributes),
+    )
+
+
+def _received(
+    at: str, version: str, place: PlacedFile, run: str, association: AssociationRecord, *, is_new: bool
+) -> Received:
+    return Received(
+        at=at,
+        version_id=version,
+        study_instance_uid=place.file.identity.study_instance_uid,
+        sop_instance_uid=place.file.identity.sop_instance_uid,
+        run=run,
+        association=association.ulid,
+        calling_aet=association.calling_aet,
+        called_aet=association.called_aet,
+        peer_address=association.peer_address,
+        listener=association.listener,
+        server=association.server,
+        episode=association.episode,
+        size=place.file.size,
+        is_new_version=is_new,
+    )
