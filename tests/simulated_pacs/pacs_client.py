@@ -2,6 +2,7 @@
 
 import contextlib
 import hashlib
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -100,7 +101,7 @@ class Client:
                 identifier(level, **keys), StudyRootQueryRetrieveInformationModelGet
             )
             self._read(result, responses)
-            result.broke_off = not association.is_established
+            result.broke_off = was_aborted(association, result)
         return result
 
     def move(self, destination: "Destination", level: str = "STUDY", **keys: str) -> Retrieved:
@@ -110,7 +111,7 @@ class Client:
                 identifier(level, **keys), destination.aet, StudyRootQueryRetrieveInformationModelMove
             )
             self._read(result, responses)
-            result.broke_off = not association.is_established
+            result.broke_off = was_aborted(association, result)
         return result
 
     @staticmethod
@@ -127,6 +128,14 @@ class Client:
             if found is not None:
                 uids = found.get("FailedSOPInstanceUIDList") or []
                 result.failed += [uids] if isinstance(uids, str) else uids
+
+
+def was_aborted(association: Association, result: Retrieved) -> bool:
+    """Whether the peer aborted instead of a final response; pynetdicom notices in a thread of its own."""
+    until = time.monotonic() + 2
+    while result.status in {0xFF00, None} and not association.is_aborted and time.monotonic() < until:
+        time.sleep(0.01)
+    return association.is_aborted
 
 
 def identifier(level: str, **keys: str) -> Dataset:

@@ -276,5 +276,5 @@ def illegal(tag: int, text: str) -> str:
     if vr == "TM" and text:
         return f"{text[:2]}:{text[2:4]}:{text[4:]}"
     if vr == "CS":
-        return f"not a code, {text.lower()}"
+        return f"not one of the codes, {text.lower()}"
     return f"{text} or so" if vr in {"IS", "DS"} else text
