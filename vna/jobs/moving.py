@@ -116,7 +116,14 @@ def _settle(run: BackupRun, plan: StudyPlan, before: Collection[str]) -> set[str
 
 
 def index_study(run: BackupRun, plan: StudyPlan) -> None:
-    """Wait until all that arrived of the study is placed, verified and catalogued; help where no indexer does."""
-    sops = {instance.sop_instance_uid for instance in plan.wanted}
+    """Wait until all that arrived of the study is placed, verified and catalogued; help where no indexer does.
+
+    Of a study that nobody could list, whatever waits in the spool may be a part.
+    """
+    if plan.listable:
+        sops = {instance.sop_instance_uid for instance in plan.wanted}
+    else:
+        waiting = (file for folder in run.spool.folders() for file in run.spool.received(folder))
+        sops = {file.sop_instance_uid for file in waiting}
     help_indexing(run.settings, sops)
     checkpoint("index.indexed")
