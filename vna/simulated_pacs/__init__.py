@@ -4,6 +4,7 @@ People rehearse with it (`backupdr simulate-pacs`), the demo runs on it, and our
 changes a file it was given: what grows or changes by a fault lives in a temporary folder of its own.
 """
 
+from vna.simulated_pacs.elements import EXPLICIT_BIG, EXPLICIT_LITTLE, IMPLICIT_LITTLE
 from vna.simulated_pacs.faults import FAULTS, FaultDescription, Faults, parse_faults
 from vna.simulated_pacs.pacs import SimulatedPacs
 from vna.simulated_pacs.shipped import shipped_files
@@ -19,7 +20,10 @@ from vna.simulated_pacs.studies import (
 )
 
 __all__ = [
+    "EXPLICIT_BIG",
+    "EXPLICIT_LITTLE",
     "FAULTS",
+    "IMPLICIT_LITTLE",
     "MODALITIES",
     "TRANSFER_SYNTAXES",
     "FaultDescription",
