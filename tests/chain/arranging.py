@@ -265,6 +265,19 @@ def command_of(pid: int) -> str:
     return ""
 
 
+def is_alive(pid: int) -> bool:
+    """Whether a process runs; one that ended and was not yet taken leave of does not."""
+    with contextlib.suppress(OSError):
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    return False
+
+
+def peak_memory(pid: int) -> int:
+    """The most a process ever had in memory, in bytes."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    return int(re.search(r"^VmHWM:\s+(\d+) kB", status, re.MULTILINE)[1]) * 1024  # type: ignore[index]
+
+
 def indexer_of(scp: "subprocess.Popen[bytes]") -> int | None:
     """The process id of the indexer that a DICOM server keeps beside it."""
     return next((pid for pid in children(scp.pid) if "vna.indexing" in command_of(pid)), None)
