@@ -12,6 +12,7 @@ the messages are taken one step later, at `DIMSEServiceProvider.receive_primitiv
 
 import contextlib
 import logging
+import os
 import select
 import socket
 import struct
@@ -23,6 +24,7 @@ from pynetdicom.association import Association
 from pynetdicom.pdu_primitives import P_DATA
 
 from vna.dimse.storing import Arrivals, Messages, ProtocolViolation
+from vna.errors import SettingsError
 
 _log = logging.getLogger(__name__)
 
@@ -45,6 +47,15 @@ class Loop(StrEnum):
 
     own = "own"
     library = "library"
+
+
+def chosen_loop() -> Loop:
+    """`BACKUPDR_RECEIVE_LOOP`: `own` unless said; `library` where ours meets a peer it cannot read."""
+    value = os.environ.get("BACKUPDR_RECEIVE_LOOP", "own")
+    try:
+        return Loop(value)
+    except ValueError:
+        raise SettingsError(f"BACKUPDR_RECEIVE_LOOP is {value!r}; it must be own or library.") from None
 
 
 def attach(

@@ -24,7 +24,7 @@ from pynetdicom.service_class import (
 from pynetdicom.sop_class import uid_to_service_class
 from pynetdicom.transport import ThreadedAssociationServer
 
-from vna.dimse.pdata import Loop, attach, hang_up
+from vna.dimse.pdata import Loop, attach, chosen_loop, hang_up
 from vna.dimse.storing import Arrivals, Messages
 from vna.errors import PortInUse
 from vna.settings import Settings
@@ -64,7 +64,7 @@ class Receiver:
         aet: str,
         host: str,
         port: int,
-        loop: Loop = Loop.own,
+        loop: Loop | None = None,
         max_pdu: int = 131072,
         max_associations: int = 64,
         network_timeout: float = 60.0,
@@ -74,7 +74,7 @@ class Receiver:
         self.aet = aet
         self.host = host
         self.port = port
-        self._loop = loop
+        self._loop = loop or chosen_loop()
         self._network_timeout = network_timeout
         self._listener = listener
         self._server: _Server | None = None
@@ -90,13 +90,12 @@ class Receiver:
         self._ae.add_supported_context("1.2.840.10008.1.1")
 
     @classmethod
-    def from_settings(cls, settings: Settings, loop: Loop = Loop.own) -> "Receiver":
+    def from_settings(cls, settings: Settings) -> "Receiver":
         return cls(
             Spool(settings.spool_path, settings.reserve_bytes),
             aet=settings.scp_aet,
             host=settings.scp_bind,
             port=settings.scp_port,
-            loop=loop,
             max_pdu=settings.max_pdu,
             max_associations=settings.max_associations,
             network_timeout=settings.network_timeout,
@@ -121,15 +120,18 @@ class Receiver:
         self.port = int(server.server_address[1])
         self._ae._servers.append(server)  # its shutdown() takes itself out there
         threading.Thread(
-            target=server.serve_forever, args=(0.2,), name=f"receiver-{self.port}", daemon=True
+            target=server.serve_forever, args=(0.05,), name=f"receiver-{self.port}", daemon=True
         ).start()
+
+    def stop_listening(self) -> None:
+        """Take no new association; those that are open go on."""
+        server, self._server = self._server, None
+        if server is not None:
+            server.shutdown()
 
     def drain(self, grace_seconds: float) -> None:
         """Take no new association, let what is being received come to its end, then end the rest."""
-        server, self._server = self._server, None
-        if server is None:
-            return
-        server.shutdown()
+        self.stop_listening()
         deadline = time.monotonic() + grace_seconds
         quiet: dict[Association, int] = {}
         while (open_now := dict(self._messages)) and time.monotonic() < deadline:

@@ -45,7 +45,7 @@ class Arrivals:
     """What one network association brings: its folder of the spool, opened with the first instance.
 
     Not thread-safe; used by the thread that reads from the association. `stored` is told of every instance
-    once it is durable, `refused` of every one that is not.
+    once it is durable, `refused` of every error of our own disk that kept one from it.
     """
 
     def __init__(
@@ -54,7 +54,7 @@ class Arrivals:
         source_aet: Callable[[], str],
         *,
         stored: Callable[[Receipt], None] = lambda _: None,
-        refused: Callable[[StoreRequest, str], None] = lambda _request, _reason: None,
+        refused: Callable[[StoreError], None] = lambda _: None,
     ) -> None:
         self._open_association = open_association
         self._source_aet = source_aet
@@ -115,6 +115,7 @@ class _Arriving:
     def refuse_because(self, error: StoreError) -> None:
         self.abandon()
         _log.error("%s was not stored: %s", self.request.sop_instance_uid, error)
+        self._arrivals.refused(error)
         if isinstance(error, DiskFull):
             self._refuse(OUT_OF_RESOURCES, "not enough disk space")
         else:
@@ -122,7 +123,6 @@ class _Arriving:
 
     def _refuse(self, status: int, comment: str) -> None:
         self._status, self._comment = status, comment
-        self._arrivals.refused(self.request, comment)
 
 
 class _Refusing:
@@ -145,7 +145,8 @@ class Messages:
     """The messages of one association, put together from fragments (PS3.8 annex E).
 
     `transfer_syntax` gives a storage context's negotiated syntax, None for any other context;
-    `send` sends bytes of a P-DATA-TF PDU; `pass_on` gives a whole message to the library.
+    `send` sends bytes of a P-DATA-TF PDU; `pass_on` gives a whole message to the library. `fed` counts
+    fragments and `passed_on` messages of the library, for whoever watches.
     """
 
     def __init__(
@@ -167,6 +168,7 @@ class Messages:
         self._identifier: bytearray | None = None
         self._arriving: _Arriving | None = None
         self.passed_on = 0
+        self.fed = 0
 
     @property
     def between(self) -> bool:
@@ -179,6 +181,7 @@ class Messages:
         The bytes are used at once, never kept. Raises `ProtocolViolation`, and `OSError` when an answer
         cannot be sent.
         """
+        self.fed += 1
         if self._context_id == 0:
             self._context_id = context_id
         elif context_id != self._context_id:

@@ -1,0 +1,1 @@
+"""The standalone DICOM server: receives into the spool, with nothing but a disk; no database, no Prefect."""

@@ -1,0 +1,208 @@
+"""The DICOM server of a home as others see it: whether it runs, and that it runs while a C-MOVE needs it.
+
+A running server holds `scp.lock` in the home folder and says in `scp.json` where it listens. A backup uses the one
+that runs, or starts one of its own for as long as it lasts.
+"""
+
+import contextlib
+import json
+import logging
+import os
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Generator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import vna
+from vna.errors import BackupError, PortInUse, ReceiverFailed, SettingsError
+from vna.platform import is_locked, spawn_bound, sync_folder, try_lock
+from vna.settings import Settings
+
+_log = logging.getLogger(__name__)
+
+START_SECONDS = 20.0
+STOP_SECONDS = 30.0
+WATCH_SECONDS = 0.5
+LONGEST_PAUSE = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class RunningScp:
+    """The DICOM server that runs for this home."""
+
+    aet: str
+    port: int
+    pid: int
+
+
+def running_scp(settings: Settings) -> RunningScp | None:
+    """The server of this home, or None if none is listening."""
+    if not is_locked(_lock_path(settings)):
+        return None
+    try:
+        values = json.loads(_facts_path(settings).read_bytes())
+        return RunningScp(str(values["aet"]), int(values["port"]), int(values["pid"]))
+    except (OSError, ValueError, KeyError, TypeError):  # locked, and not yet listening
+        return None
+
+
+@contextlib.contextmanager
+def as_the_server_of(settings: Settings) -> Generator[Callable[[str, int], None]]:
+    """Be the server of this home for the block; raises `SettingsError` if another process is.
+
+    Entered before listening and left after; call what it yields with AE title and port once listening.
+    """
+    settings.home.mkdir(parents=True, exist_ok=True)
+    lock = try_lock(_lock_path(settings))
+    if lock is None:
+        raise SettingsError(f"A DICOM server is already running for {settings.home}.")
+    facts = _facts_path(settings)
+
+    def announce(aet: str, port: int) -> None:
+        temporary = facts.with_name(f"{facts.name}.{os.getpid()}.tmp")
+        temporary.write_text(json.dumps(asdict(RunningScp(aet, port, os.getpid()))), encoding="utf-8")
+        temporary.replace(facts)
+        sync_folder(settings.home)
+
+    with lock:
+        facts.unlink(missing_ok=True)  # a killed server's
+        try:
+            yield announce
+        finally:
+            facts.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def receiving(settings: Settings, *, by_move: bool) -> Generator[None]:
+    """Have a DICOM server of this home running for the whole block, where the source sends to us by C-MOVE.
+
+    The one that runs is used; if it goes away meanwhile, or there is none, we start our own, bound to this
+    process. Raises `PortInUse` if another program has the port, and `ReceiverFailed` if it cannot be started.
+    """
+    if not by_move:
+        yield
+        return
+    keeper = _Keeper(settings)
+    keeper.ensure()
+    stop = threading.Event()
+    watcher = threading.Thread(target=keeper.watch, args=(stop,), name="receiving", daemon=True)
+    watcher.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        watcher.join()
+        keeper.end()
+
+
+class _Keeper:
+    """Sees to it that a server runs; owns at most one child."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._log_path = settings.home / "logs" / "scp.log"
+        self._child: subprocess.Popen[bytes] | None = None
+        self._started_at = 0.0
+
+    def ensure(self) -> None:
+        """Return once a server of this home listens."""
+        deadline = time.monotonic() + START_SECONDS
+        while running_scp(self._settings) is None:
+            if time.monotonic() > deadline:
+                raise ReceiverFailed(f"it did not listen within {START_SECONDS:g} s")
+            if not is_locked(_lock_path(self._settings)) and not self._is_starting():
+                self._start()
+            time.sleep(0.05)
+
+    def watch(self, stop: threading.Event) -> None:
+        pause = WATCH_SECONDS
+        while not stop.wait(pause):
+            try:
+                self.ensure()
+                pause = WATCH_SECONDS
+            except (BackupError, OSError) as error:
+                _log.warning("%s", error)
+                pause = min(pause * 2, LONGEST_PAUSE)
+
+    def end(self) -> None:
+        """Let our own child finish what it is receiving, and end."""
+        child, self._child = self._child, None
+        if child is None:
+            return
+        if child.stdin is not None:
+            child.stdin.close()
+        try:
+            child.wait(STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            child.kill()
+            child.wait()
+
+    def _is_starting(self) -> bool:
+        """Whether our own child may still come to listen; raises `ReceiverFailed` if it ended instead."""
+        child, started_at = self._child, self._started_at
+        if child is None:
+            return False
+        code = child.poll()
+        if code is None:
+            return time.monotonic() - started_at < START_SECONDS
+        self._child = None
+        if time.monotonic() - started_at < START_SECONDS and not is_locked(_lock_path(self._settings)):
+            _refuse_a_strangers_port(self._settings)
+            raise ReceiverFailed(_last_line(self._log_path) or f"it ended with exit code {code}")
+        return False
+
+    def _start(self) -> None:
+        self.end()  # an earlier child that still drains has let go of its port, and may go on for as long
+        _refuse_a_strangers_port(self._settings)
+        self._log_path.parent.mkdir(parents=True, exist_ok=True)
+        with self._log_path.open("ab") as log:
+            self._child = spawn_bound(
+                [sys.executable, "-m", "dicom_scp", "--bound"],
+                env=_environment(self._settings),
+                stdout=log,
+                stderr=log,
+            )
+        self._started_at = time.monotonic()
+
+
+def _lock_path(settings: Settings) -> Path:
+    return settings.home / "scp.lock"
+
+
+def _facts_path(settings: Settings) -> Path:
+    return settings.home / "scp.json"
+
+
+def _refuse_a_strangers_port(settings: Settings) -> None:
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
+        if os.name == "posix":
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((settings.scp_bind, settings.scp_port))
+            probe.listen()
+        except OSError as error:
+            if not is_locked(_lock_path(settings)):
+                raise PortInUse(settings.scp_bind, settings.scp_port) from error
+
+
+def _environment(settings: Settings) -> dict[str, str]:
+    """The child reads the very settings we have, wherever ours came from, and finds the same program."""
+    ours = {
+        f"BACKUPDR_{name.upper()}": str(value)
+        for name, value in settings.model_dump().items()
+        if value is not None
+    }
+    path = os.pathsep.join(filter(None, (str(Path(vna.__file__).parents[1]), os.environ.get("PYTHONPATH"))))
+    return {**os.environ, **ours, "PYTHONPATH": path}
+
+
+def _last_line(log_path: Path) -> str:
+    try:
+        lines = log_path.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+    except OSError:
+        return ""
+    return lines[-1].rstrip(".") if lines else ""
