@@ -3,7 +3,7 @@
 import contextlib
 import itertools
 import subprocess
-from collections.abc import Callable, Generator, Iterable, Mapping
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -29,8 +29,8 @@ class DicomPeer:
 
 @pytest.fixture
 def dcmqrscp(tmp_path: Path) -> Generator[Callable[..., DicomPeer]]:
-    """`dcmqrscp(files=(), destinations={AET: (host, port)}, aet="DCMQRSCP")` starts one that holds copies of
-    the files and moves to these destinations; several may run in one test.
+    """`dcmqrscp(files=(), destinations={AET: (host, port)}, aet="DCMQRSCP", options=[])` starts one that holds
+    copies of the files and moves to these destinations; several may run in one test.
     """
     numbers = itertools.count(1)
     with contextlib.ExitStack() as leaving:
@@ -39,6 +39,7 @@ def dcmqrscp(tmp_path: Path) -> Generator[Callable[..., DicomPeer]]:
             files: Iterable[Path] = (),
             destinations: Mapping[str, tuple[str, int]] | None = None,
             aet: str = "DCMQRSCP",
+            options: Sequence[str] = (),
         ) -> DicomPeer:
             base = tmp_path / f"dcmqrscp-{next(numbers)}"
             area = base / "area"
@@ -53,7 +54,7 @@ def dcmqrscp(tmp_path: Path) -> Generator[Callable[..., DicomPeer]]:
                 f"HostTable BEGIN\n{hosts}\nHostTable END\nVendorTable BEGIN\nVendorTable END\n"
                 f"AETable BEGIN\n{aet} {area} RW (100000, 4096mb) ANY\nAETable END\n"
             )
-            command = ["dcmqrscp", "-c", str(base / "dcmqrscp.cfg")]
+            command = ["dcmqrscp", *options, "-c", str(base / "dcmqrscp.cfg")]
             log = base / "log"
             process = leaving.enter_context(running(command, port, log))
             return DicomPeer(aet, port, area, log, process)
