@@ -10,7 +10,8 @@ import logging
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -54,6 +55,7 @@ class Indexer:
         self._spool = Spool(settings.spool_path, settings.reserve_bytes)
         self._catalog = Catalog(settings.catalog_database_url)
         self._reader = reader or shared_reader()
+        self._ahead = ThreadPoolExecutor(1, thread_name_prefix="read-ahead")
         self._units: dict[UnitDefinition, StorageUnit] = {}
         self._waiting: dict[Path, tuple[float, float]] = {}
         self._told: set[str] = set()
@@ -66,6 +68,7 @@ class Indexer:
 
     def close(self) -> None:
         """Let go of the database; the reader of the process stays warm."""
+        self._ahead.shutdown()
         self._catalog.close()
 
     # -- going on and on
@@ -155,8 +158,8 @@ class Indexer:
     def _index_folder(self, folder: Path, site: Site, names: set[str] | None, done: Pass) -> None:
         files = self._received(folder, names)
         association = _association(folder)
-        for start in range(0, len(files), BATCH_FILES):
-            for study in self._identify(files[start : start + BATCH_FILES], association, done):
+        for batch, readings in self._read_ahead(files):
+            for study in self._identify(batch, readings, association, done):
                 try:
                     self._place(study, association, site)
                     done.placed += len(study)
@@ -180,12 +183,28 @@ class Indexer:
         done.errors.append(error)
         self._tell(error)
 
+    def _read_ahead(self, files: list[ReceivedFile]) -> Iterator[tuple[list[ReceivedFile], list[Reading]]]:
+        """Batches with what was read of them; while one is being placed the child reads the next."""
+        batches = [files[start : start + BATCH_FILES] for start in range(0, len(files), BATCH_FILES)]
+        coming: Future[list[Reading]] | None = None
+        for number, batch in enumerate(batches):
+            readings = coming.result() if coming is not None else self._read(batch)
+            if number + 1 < len(batches):
+                coming = self._ahead.submit(self._read, batches[number + 1])
+            yield batch, readings
+
+    def _read(self, batch: list[ReceivedFile]) -> list[Reading]:
+        return self._reader.read([file.path for file in batch])
+
     def _identify(
-        self, batch: list[ReceivedFile], association: AssociationRecord, done: Pass
+        self,
+        batch: list[ReceivedFile],
+        readings: list[Reading],
+        association: AssociationRecord,
+        done: Pass,
     ) -> list[list[IdentifiedFile]]:
         """The files by study; what has no usable identity is set aside."""
         studies: defaultdict[str, list[IdentifiedFile]] = defaultdict(list)
-        readings = self._reader.read([file.path for file in batch])
         for file, reading in zip(batch, readings, strict=True):
             if reading.retry:
                 _log.warning("%s: %s; tried again later", file.path.name, reading.retry)
@@ -202,10 +221,7 @@ class Indexer:
         the files in the spool, and the others get theirs all the same.
         """
         study = files[0].identity.study_instance_uid
-        if not is_valid_uid(study):
-            self._tell(
-                None, f"study {safe_name(study)}: its Study Instance UID is no UID; kept under this name"
-            )
+        self._tell_invalid_uids(files)
         failed: BackupError | None = None
         for unit_name, runs in self._wanted_by(study).items():
             try:
@@ -220,6 +236,14 @@ class Indexer:
         for file in files:
             self._spool.remove_received(file.received)
             checkpoint("place.unlinked")
+
+    def _tell_invalid_uids(self, files: list[IdentifiedFile]) -> None:
+        for file in files:
+            of = file.identity
+            for uid in (of.study_instance_uid, of.series_instance_uid, of.sop_instance_uid):
+                if not is_valid_uid(uid):
+                    study = safe_name(of.study_instance_uid)
+                    self._tell(f"study {study}: a UID in it is no UID; kept under the name {safe_name(uid)}.")
 
     def _wanted_by(self, study_instance_uid: str) -> dict[str, set[str]]:
         """Unit → the runs that expect the study there; the default unit and no run if nobody does."""
@@ -293,9 +317,9 @@ class Indexer:
         pause = min(2 * pause, _RETRY_SECONDS[1])
         self._waiting[folder] = (time.monotonic() + pause, pause)
 
-    def _tell(self, error: BackupError | None, sentence: str = "") -> None:
+    def _tell(self, problem: BackupError | str) -> None:
         """Log a sentence once, not at every attempt."""
-        text = sentence or str(error)
+        text = str(problem)
         if text not in self._told:
             if len(self._told) >= 1000:
                 self._told.clear()

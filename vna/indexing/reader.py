@@ -18,7 +18,7 @@ from typing import Any
 
 from vna.catalog import KEYWORDS
 from vna.errors import ReaderFailed
-from vna.identity import InstanceIdentity
+from vna.identity import InstanceIdentity, is_valid_uid
 from vna.platform import spawn_bound
 
 FILE_SECONDS = 30.0
@@ -155,6 +155,8 @@ def _reading(path: Path, answer: dict[str, Any]) -> Reading:
     if "error" in answer:
         return Reading(path, unreadable=answer["error"])
     command_sop = answer.pop("command_sop_instance_uid")
+    command_class = answer.pop("command_sop_class_uid")
+    answer["sop_class_uid"] = answer["sop_class_uid"] or command_class
     identity = InstanceIdentity(**answer)
     return Reading(path, identity, command_sop, unreadable=_objection(identity, command_sop))
 
@@ -176,8 +178,8 @@ def _objection(identity: InstanceIdentity, command_sop: str) -> str:
             return f"its {name} has {len(uid)} characters or more"
     if identity.sop_instance_uid != command_sop:
         return "its SOP Instance UID is not the one it was sent under"
-    if not identity.transfer_syntax_uid:
-        return "its header names no transfer syntax"
+    if not is_valid_uid(identity.transfer_syntax_uid):
+        return "its transfer syntax is no UID"
     return ""
 
 

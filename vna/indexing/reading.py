@@ -6,6 +6,7 @@ keywords to read are its arguments.
 """
 
 import contextlib
+import errno
 import io
 import json
 import logging
@@ -30,6 +31,8 @@ MEMORY_BYTES = 512 << 20
 _DEFLATED = b"1.2.840.10008.1.2.1.99"
 _INFLATE_AT_MOST = 32 << 20
 _LONGEST_TEXT = 1024
+_LED_ASTRAY = {errno.EINVAL, errno.EOVERFLOW, None}
+"""What the system says when the parser follows a length that cannot be; anything else is the disk's fault."""
 _UIDS = {
     "study_instance_uid": "StudyInstanceUID",
     "series_instance_uid": "SeriesInstanceUID",
@@ -69,6 +72,8 @@ def read(path: Path, keywords: list[str]) -> dict[str, Any]:
         with path.open("rb") as file:
             return _identity(_read_dataset(path, file, keywords), keywords)
     except OSError as error:
+        if error.errno in _LED_ASTRAY:
+            return {"error": "a length in its data set leads nowhere"}
         return {"retry": error.strerror or "the file cannot be read"}
     except RecursionError:
         return {"error": "its sequences are nested too deeply to be read"}
@@ -112,6 +117,7 @@ def _identity(dataset: Dataset, keywords: list[str]) -> dict[str, Any]:
         **{name: _text(dataset, keyword) or "" for name, keyword in _UIDS.items()},
         "transfer_syntax_uid": _text(meta, "TransferSyntaxUID") or "",
         "command_sop_instance_uid": _text(meta, "MediaStorageSOPInstanceUID") or "",
+        "command_sop_class_uid": _text(meta, "MediaStorageSOPClassUID") or "",
         "attributes": {
             keyword: text for keyword in keywords if (text := _text(dataset, keyword)) is not None
         },
@@ -131,8 +137,9 @@ def _text(dataset: Dataset, keyword: str) -> str | None:
         text = "\\".join("" if one is None else str(one) for one in values)
     except (ValueError, TypeError, LookupError, OverflowError, AttributeError, NotImplementedError):
         return None
-    text = text.replace("\0", "").encode("utf-8", "replace").decode("utf-8")
-    return text.strip(" ")[:_LONGEST_TEXT]
+    # no database takes a NUL or half a surrogate; one inside a UID must not make another, valid one of it
+    text = text.strip("\0 ").replace("\0", "\ufffd").encode("utf-8", "replace").decode("utf-8")
+    return text[:_LONGEST_TEXT]
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ import contextlib
 import os
 import time
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from enum import Enum
 from pathlib import Path
 from typing import BinaryIO
@@ -25,6 +26,8 @@ _PART = ".part"
 _NOT_OURS = frozenset({MARKER, "files", "versions", "lost+found"})
 _OLD_SECONDS = 86400.0
 _MOST_REMEMBERED = 10_000
+_READERS = 4
+_MUCH = 4 << 20
 
 
 class LocalUnit:
@@ -56,7 +59,7 @@ class LocalUnit:
             checkpoint("place.linked")
             for folder in {copy_folder(file.identity) for file in files}:
                 sync_folder(self._path / folder)
-            placed = [self._read_back(file, place) for file, place in places]
+            placed = self._read_back_all(places)
             checkpoint("place.file_synced")
         self.check()  # unmounted meanwhile, we would have written to the bare mount point
         return placed
@@ -104,11 +107,18 @@ class LocalUnit:
                     recorded = event.header_sha256
         return recorded
 
+    def _read_back_all(self, places: Sequence[tuple[NewFile, Place]]) -> list[PlacedFile]:
+        """In several threads where it is much: reading and digesting both let others work."""
+        if sum(file.size for file, _ in places) < _MUCH:
+            return [self._read_back(file, place) for file, place in places]
+        with ThreadPoolExecutor(_READERS) as readers:
+            return list(readers.map(lambda pair: self._read_back(*pair), places))
+
     def _read_back(self, file: NewFile, place: Place) -> PlacedFile:
         if place.found is not None:
             return PlacedFile(file, place.path, place.found, was_there=True, damaged=place.damaged)
         full = self._path / place.path
-        found = read_digests(full, sync=True)
+        found = read_digests(full)  # its content was synced by who received or copied it, its name just now
         if found.dataset_sha256 == file.dataset_sha256 and found.header_length:
             return PlacedFile(file, place.path, found, was_there=False, damaged=place.damaged)
         source = read_digests(file.source)

@@ -8,7 +8,7 @@ the set of manifests: it does not depend on the order in which they are read, or
 import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass, field, fields
 from pathlib import PurePosixPath
 from typing import Any, cast
 
@@ -96,8 +96,12 @@ class Manifest:
 def encode_manifest(events: Sequence[Event]) -> bytes:
     """The text of a manifest."""
     lines = [_line({"event": "batch", "format": FORMAT, "events": len(events)})]
-    lines += [_line({"event": _NAMES[type(event)], **asdict(event)}) for event in events]
+    lines += [_line({"event": _NAMES[type(event)], **_members(event)}) for event in events]
     return "".join(lines).encode("ascii")
+
+
+def _members(event: Event) -> dict[str, Any]:
+    return {part.name: getattr(event, part.name) for part in fields(event)}
 
 
 def _line(members: Mapping[str, Any]) -> str:
