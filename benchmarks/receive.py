@@ -12,7 +12,7 @@ from pathlib import Path
 
 from benchmarks.measuring import Comparison, Work, by_turns
 from benchmarks.peers import LONGEST_SECONDS, QUICK, free_port, program, serving, storescp
-from benchmarks.retrieve import CT, EXPLICIT_LITTLE, SMALL, Size
+from benchmarks.studies import CT, SMALL, files_of
 
 SENDERS = (1, 4, 8)
 REFERENCE = "storescp --bit-preserving"
@@ -28,7 +28,7 @@ def compare(rounds: int) -> Iterator[Comparison]:
     with tempfile.TemporaryDirectory(prefix="bench-receive-") as text:
         folder = Path(text)
         for size in (CT, SMALL):
-            files = _studies(folder / size.name, size)
+            files = files_of(size.write(folder / size.name))
             for senders in SENDERS:
                 place = folder / f"{size.name}-{senders}"
                 place.mkdir()
@@ -53,20 +53,6 @@ def _measured(folder: Path, shares: Sequence[Sequence[Path]], rounds: int) -> di
             "disk": lambda: _write(folder / "disk", shares),
         }
         return by_turns(ways, rounds)
-
-
-def _studies(folder: Path, size: Size) -> list[Path]:
-    from vna.simulated_pacs import write_studies
-
-    written = write_studies(
-        folder,
-        size.studies,
-        instances=size.instances,
-        size_bytes=size.bytes,
-        modalities=["CT"],
-        transfer_syntaxes=[EXPLICIT_LITTLE],
-    )
-    return [instance.path for study in written for instance in study.instances]
 
 
 @contextmanager

@@ -11,8 +11,8 @@ from pathlib import Path
 from benchmarks import chain
 from benchmarks.measuring import Comparison, Work, by_turns
 from benchmarks.peers import Missing, dcmqrscp, free_port, orthanc, run, storescp
+from benchmarks.studies import CT, SMALL, Size, files_of
 
-EXPLICIT_LITTLE = "1.2.840.10008.1.2.1"
 CONTROL_AET = "CONTROL"
 
 COMPARED = (
@@ -21,27 +21,6 @@ COMPARED = (
     "source's list, in process without Prefect's start-up; DCMTK: written to files, no digest, no sync."
 )
 
-
-@dataclass(frozen=True, slots=True)
-class Size:
-    """A set of studies to retrieve."""
-
-    name: str
-    studies: int
-    instances: int
-    bytes: int
-
-    @property
-    def amount(self) -> int:
-        return self.studies * self.instances
-
-    @property
-    def text(self) -> str:
-        return f"{self.bytes / 1e6:.1f} MB" if self.bytes > 100_000 else f"{self.bytes / 1e3:.0f} KB"
-
-
-CT = Size("ct", studies=4, instances=100, bytes=512 * 1024)
-SMALL = Size("small", studies=4, instances=250, bytes=10 * 1024)
 
 Peer = Callable[[Path, Sequence[Path], dict[str, int]], AbstractContextManager[int]]
 
@@ -59,19 +38,10 @@ def compare(rounds: int) -> Iterator[Comparison]:
 def _from_peer(
     peer: str, start: Peer, size: Size, rounds: int, *, with_prefect: bool
 ) -> Iterator[Comparison]:
-    from vna.simulated_pacs import write_studies
-
     with tempfile.TemporaryDirectory(prefix="bench-retrieve-") as text:
         folder = Path(text)
-        written = write_studies(
-            folder / "studies",
-            size.studies,
-            instances=size.instances,
-            size_bytes=size.bytes,
-            modalities=["CT"],
-            transfer_syntaxes=[EXPLICIT_LITTLE],
-        )
-        files = [instance.path for study in written for instance in study.instances]
+        written = size.write(folder / "studies")
+        files = files_of(written)
         uids = [study.study_instance_uid for study in written]
         ports = {"BACKUPDR": free_port(), CONTROL_AET: free_port()}
         sentence = COMPARED.format(amount=size.amount, size=size.text, studies=size.studies, peer=peer)
