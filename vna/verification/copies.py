@@ -21,6 +21,7 @@ def recheck_copies(
     This does not find a disk that changes bytes silently, without touching size or time; that is found by
     `verify_unit` at level checksum. Raises `UnitUnavailable`, `CatalogUnavailable`.
     """
+    unit.check()
     status: dict[str, str] = {}
     changed: list[CopyFacts] = []
     for sop_instance_uid, copies in held.items():
