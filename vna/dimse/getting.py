@@ -49,7 +49,7 @@ class GetOutcome:
 
 @dataclass(slots=True)
 class _Retrieval:
-    """One call of `get` while it lasts."""
+    """One call of `get` while it lasts. `most_matches` = the most instances the source counted in one answer."""
 
     remote: RemoteServer
     node: OurNode
@@ -59,6 +59,7 @@ class _Retrieval:
     completed: int = 0
     failed: int = 0
     warning: int = 0
+    most_matches: int = 0
     complaints: list[str] = field(default_factory=list[str])
     failure: RetrieveFailed | None = None
     own_failure: StoreError | None = None
@@ -93,15 +94,27 @@ def get(
         if instances and not _missing(of_group, retrieval.arrived):
             continue
         _get_group(retrieval, group, of_group, everything)
-    if retrieval.own_failure is not None and (not instances or _missing(instances, retrieval.arrived)):
+    return _outcome(retrieval, instances)
+
+
+def _outcome(retrieval: _Retrieval, instances: Sequence[FoundInstance]) -> GetOutcome:
+    """What a group of contexts could not bring is no complaint if another one did."""
+    arrived = len(retrieval.arrived)
+    if instances:
+        complete = not _missing(instances, retrieval.arrived)
+    else:
+        complete = 0 < retrieval.most_matches <= arrived
+    if complete:
+        return GetOutcome("", arrived, retrieval.completed, 0, retrieval.warning)
+    if retrieval.own_failure is not None:
         raise retrieval.own_failure
-    if retrieval.failure is not None and not retrieval.arrived:
-        raise retrieval.failure
     if retrieval.failure is not None:
+        if not arrived:
+            raise retrieval.failure
         retrieval.complaints.append(str(retrieval.failure))
     return GetOutcome(
         sentence=" ".join(dict.fromkeys(retrieval.complaints)),
-        arrived=len(retrieval.arrived),
+        arrived=arrived,
         completed=retrieval.completed,
         failed=retrieval.failed,
         warning=retrieval.warning,
@@ -258,9 +271,15 @@ def _request(identifier: Dataset, syntax: UID) -> C_GET:
 
 def _take_final(retrieval: _Retrieval, response: Any) -> RetrieveFailed | None:
     """The counts, and the failure if it is one (PS3.4 table C.4-3)."""
-    retrieval.completed += response.NumberOfCompletedSuboperations or 0
-    retrieval.failed += response.NumberOfFailedSuboperations or 0
-    retrieval.warning += response.NumberOfWarningSuboperations or 0
+    counts = (
+        response.NumberOfCompletedSuboperations or 0,
+        response.NumberOfFailedSuboperations or 0,
+        response.NumberOfWarningSuboperations or 0,
+    )
+    retrieval.completed += counts[0]
+    retrieval.failed += counts[1]
+    retrieval.warning += counts[2]
+    retrieval.most_matches = max(retrieval.most_matches, sum(counts))
     status = int(response.Status)
     comment = str(response.ErrorComment or "")
     if status == _SUCCESS:
