@@ -6,7 +6,7 @@ PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3; do \
 	&& command -v $$p && break; done)
 BIN := .venv/bin
 
-.PHONY: help venv tools demo test check bench prove lock wheel clean
+.PHONY: help venv tools demo test check bench prove lock wheel wheel-demo clean
 help:
 	@echo "make demo         the main job on this machine, start to proof (KEEP=1 keeps the Prefect UI up)"
 	@echo "make test         all tests (peers that are not installed are skipped by name)"
@@ -61,7 +61,16 @@ lock:
 	$(LOCK) --group dev -c requirements.lock -o requirements-dev.lock
 
 wheel: venv
+	@rm -rf dist
 	@$(BIN)/python -m hatchling build -t wheel -d dist
+
+# As someone would who has the wheel and the lock, and no checkout: an empty environment, another folder.
+wheel-demo: wheel
+	@folder=$$(mktemp -d) && trap 'rm -rf "$$folder"' EXIT \
+	&& $(PYTHON) -m venv "$$folder/venv" \
+	&& "$$folder/venv/bin/pip" install --quiet --disable-pip-version-check --no-deps --require-hashes -r requirements.lock \
+	&& "$$folder/venv/bin/pip" install --quiet --disable-pip-version-check --no-deps dist/*.whl \
+	&& cd "$$folder" && venv/bin/backupdr demo
 
 clean:
 	rm -rf .venv dist build .pytest_cache .ruff_cache

@@ -8,6 +8,7 @@ the router and the receiver stand on this room.
 from vna.dimse.associations import associate, exchange, next_message, send
 from vna.dimse.contexts import ContextGroup, retrieve_groups
 from vna.dimse.echoing import EchoAnswer, echo
+from vna.dimse.finding import find_deeper_values, find_instances, find_studies
 from vna.dimse.gate import SourceGate
 from vna.dimse.node import OurNode
 
@@ -19,6 +20,9 @@ __all__ = [
     "associate",
     "echo",
     "exchange",
+    "find_deeper_values",
+    "find_instances",
+    "find_studies",
     "next_message",
     "retrieve_groups",
     "send",
