@@ -100,11 +100,9 @@ def get(
 def _outcome(retrieval: _Retrieval, instances: Sequence[FoundInstance]) -> GetOutcome:
     """What a group of contexts could not bring is no complaint if another one did."""
     arrived = len(retrieval.arrived)
-    if instances:
-        complete = not _missing(instances, retrieval.arrived)
-    else:
-        complete = 0 < retrieval.most_matches <= arrived
-    if complete:
+    listed_came = bool(instances) and not _missing(instances, retrieval.arrived)
+    counted_came = not instances and 0 < retrieval.most_matches <= arrived
+    if listed_came or counted_came:
         return GetOutcome("", arrived, retrieval.completed, 0, retrieval.warning)
     if retrieval.own_failure is not None:
         raise retrieval.own_failure
