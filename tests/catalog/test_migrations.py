@@ -42,7 +42,7 @@ def test_several_processes_may_migrate_at_once(url: str) -> None:
     code = f"from vna.catalog import Catalog\nwith Catalog({url!r}) as c: c.migrate(); print(c.is_migrated())"
     processes = [
         subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-        for _ in range(4)
+        for _ in range(3)
     ]
     for process in processes:
         out, err = process.communicate(timeout=60)

@@ -83,10 +83,10 @@ def test_a_data_set_that_inflates_without_end_is_read_at_its_beginning_only(tmp_
 
     data, _ = content(pixels=b"")
     dataset = data[144 + int.from_bytes(data[140:144], "little") :]
-    pixels = b"\xe0\x7f\x10\x00OB\0\0" + (900 << 20).to_bytes(4, "little")
-    pack = zlib.compressobj(9, wbits=-zlib.MAX_WBITS)
+    pixels = b"\xe0\x7f\x10\x00OB\0\0" + (300 << 20).to_bytes(4, "little")
+    pack = zlib.compressobj(1, wbits=-zlib.MAX_WBITS)
     bomb = pack.compress(dataset + pixels)
-    for _ in range(900):
+    for _ in range(300):
         bomb += pack.compress(bytes(1 << 20))
     bomb += pack.flush()
     settings = settings_of(tmp_path)

@@ -1,4 +1,8 @@
 import datetime
+import errno
+import os
+import signal
+import sys
 import threading
 import time
 from pathlib import Path
@@ -7,8 +11,9 @@ import pytest
 
 from tests.indexing.arranging import receive, settings_of, spool_of, study
 from vna.catalog import Catalog
-from vna.errors import CatalogUnavailable, NameUnknown, UnitUnavailable
-from vna.indexing import Indexer, help_indexing
+from vna.errors import CatalogUnavailable, DiskFull, NameUnknown, SpoolUnusable, UnitUnavailable
+from vna.indexing import IdentityReader, Indexer, Reading, help_indexing
+from vna.platform import spawn_bound
 from vna.settings import Settings
 from vna.site import Site, UnitDefinition, load_site, publish_site
 from vna.spool import Expectation
@@ -304,3 +309,79 @@ def test_invalid_uids_are_kept_under_safe_names(settings: Settings) -> None:
     report = report_of(settings)
     assert (report.checked, report.ok) == (1, 1)
     assert not list(settings.home.parent.glob("evil*"))
+
+
+def test_a_unit_that_is_full_keeps_its_files_in_the_spool(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    instances = study(1, 2)
+    receive(settings, *instances)
+
+    def full(source: Path, target: Path) -> None:
+        raise OSError(errno.ENOSPC, "no space left")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("vna.storage.placing.os.link", full)
+        with pytest.raises(DiskFull) as caught:
+            help_indexing(settings, [str(of["sop"]) for of in instances])
+        assert caught.value.transient
+    assert len(spool_of(settings).pending([str(of["sop"]) for of in instances])) == 2
+    help_indexing(settings, [str(of["sop"]) for of in instances])
+    assert report_of(settings).ok == 2
+
+
+def test_a_spool_file_that_cannot_be_read_is_an_error_and_no_endless_wait(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (of,) = study(1, 1)
+    receive(settings, of)
+
+    def fails(self: IdentityReader, paths: list[Path]) -> list[Reading]:
+        return [Reading(path, retry="Input/output error") for path in paths]
+
+    monkeypatch.setattr(IdentityReader, "read", fails)
+    with pytest.raises(SpoolUnusable, match="Input/output error"):
+        help_indexing(settings, [str(of["sop"])])
+    assert spool_of(settings).pending([str(of["sop"])])
+
+
+def test_what_nobody_thought_of_stops_one_study_only(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import vna.indexing.indexer
+
+    place = vna.indexing.indexer.place_on_unit
+
+    def fails_for_one(unit, catalog, files, runs, association) -> None:
+        if files[0].identity.study_instance_uid == study(1, 1)[0]["study"]:
+            raise ZeroDivisionError
+        place(unit, catalog, files, runs, association)
+
+    monkeypatch.setattr(vna.indexing.indexer, "place_on_unit", fails_for_one)
+    receive(settings, *study(1, 1), *study(2, 3))
+    with Indexer(settings) as indexer:
+        indexer.migrate()
+        done = indexer.run_once()
+    assert done.placed == 3
+    assert "ZeroDivisionError" in str(done.errors[0])
+
+
+def test_the_process_indexes_until_it_is_told_to_stop_or_its_parent_is_gone(settings: Settings) -> None:
+    environment = {**os.environ, "BACKUPDR_HOME": str(settings.home), "BACKUPDR_RESERVE_BYTES": "0"}
+    for end in ("signal", "parent"):
+        process = spawn_bound([sys.executable, "-m", "vna.indexing", "--bound"], env=environment)
+        try:
+            receive(settings, *study(1 if end == "signal" else 2, 3))
+            deadline = time.monotonic() + 60
+            while folders(settings) and time.monotonic() < deadline:
+                time.sleep(0.05)
+            assert folders(settings) == []
+            if end == "signal":
+                process.send_signal(signal.SIGTERM)
+            else:
+                assert process.stdin is not None
+                process.stdin.close()
+            assert process.wait(timeout=20) == 0
+        finally:
+            process.kill()
+    assert report_of(settings).ok == 6

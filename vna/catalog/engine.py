@@ -23,6 +23,14 @@ reader that becomes a writer later is refused at once, whatever the time-out.
 """
 
 
+_UNUSABLE = (
+    sqlite3.OperationalError,
+    psycopg.OperationalError,
+    psycopg.InterfaceError,
+    psycopg.errors.InsufficientPrivilege,
+)
+
+
 def make_engine(url: str) -> Engine:
     """An engine for `sqlite:///…` or `postgresql://…`; nothing is connected yet. Raises `SettingsError`."""
     parsed = _parse(url)

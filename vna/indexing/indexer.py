@@ -19,7 +19,7 @@ from ulid import ULID
 
 from vna.catalog import Catalog
 from vna.checkpoints import checkpoint
-from vna.errors import BackupError, CatalogUnavailable, PlacingFailed, SourceDiffers
+from vna.errors import BackupError, CatalogUnavailable, PlacingFailed, SourceDiffers, SpoolUnusable
 from vna.identity import is_valid_uid, safe_name
 from vna.indexing.placement import IdentifiedFile, place_on_unit, replay_study
 from vna.indexing.reader import IdentityReader, Reading, shared_reader
@@ -59,6 +59,7 @@ class Indexer:
         self._units: dict[UnitDefinition, StorageUnit] = {}
         self._waiting: dict[Path, tuple[float, float]] = {}
         self._told: set[str] = set()
+        self._stop = threading.Event()
 
     def __enter__(self) -> "Indexer":
         return self
@@ -75,6 +76,7 @@ class Indexer:
 
     def run(self, stop: threading.Event) -> None:
         """Index until `stop` is set. Nothing that fails ends it; all is tried again."""
+        self._stop = stop
         pause = _IDLE_SECONDS[0]
         prepared = False
         while not stop.is_set():
@@ -159,6 +161,8 @@ class Indexer:
         files = self._received(folder, names)
         association = _association(folder)
         for batch, readings in self._read_ahead(files):
+            if self._stop.is_set():
+                return
             for study in self._identify(batch, readings, association, done):
                 try:
                     self._place(study, association, site)
@@ -207,7 +211,8 @@ class Indexer:
         studies: defaultdict[str, list[IdentifiedFile]] = defaultdict(list)
         for file, reading in zip(batch, readings, strict=True):
             if reading.retry:
-                _log.warning("%s: %s; tried again later", file.path.name, reading.retry)
+                if file.path.exists():  # else another indexer has placed it
+                    self._postpone(SpoolUnusable(str(file.path), reading.retry), done)
                 continue
             reason = reading.unreadable or _wrong_name(file, reading)
             if reason or reading.identity is None:
