@@ -1,0 +1,253 @@
+"""The list of studies is complete or there is an error: against sources that cut, ignore, and do not understand.
+
+The source here is a plain list and a plain look at it; every rule it breaks is one of the field's.
+"""
+
+import fnmatch
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from vna.dimse.splitting import AnswersCut, Splitter
+from vna.errors import QueryFailed, QueryTruncated
+from vna.identity import FoundStudy
+
+
+@dataclass
+class Source:
+    """Matches as PS3.4 C.2.2.2 wants it, then cuts at `cap`."""
+
+    studies: Sequence[Mapping[str, str]]
+    cap: int | None = None
+    ignores: frozenset[str] = frozenset()
+    knows_empty: bool = True
+    knows_wildcards: bool = True
+    lists: bool = True
+    says_cut: bool = False
+    twice: bool = False
+    queries: list[Mapping[str, str]] = field(default_factory=list)
+
+    def ask(self, keys: Mapping[str, str]) -> Iterator[FoundStudy]:
+        self.queries.append(keys)
+        uids = keys.get("StudyInstanceUID", "")
+        if "\\" in uids and not self.lists:
+            raise QueryFailed("pacs", "STUDY", 0xA900)
+        answers = [study for study in self.studies if all(self._matches(study, *key) for key in keys.items())]
+        answers = [answer for answer in answers for _ in range(2 if self.twice else 1)]
+        for answer in answers[: self.cap]:
+            yield FoundStudy(answer["StudyInstanceUID"], answer)
+        if self.says_cut and self.cap is not None and len(answers) > self.cap:
+            raise AnswersCut
+
+    def _matches(self, study: Mapping[str, str], keyword: str, want: str) -> bool:
+        value = study.get(keyword, "")
+        if not want or keyword in self.ignores:
+            return True
+        if want == '""' and self.knows_empty:
+            return not value
+        if keyword in {"StudyDate", "StudyTime"} and "-" in want:
+            first, last = want.split("-")
+            return bool(value) and (not first or value >= first) and (not last or value[: len(last)] <= last)
+        if keyword == "StudyInstanceUID":
+            return value in want.split("\\")
+        if "*" in want:
+            return self.knows_wildcards and any(fnmatch.fnmatchcase(v, want) for v in value.split("\\"))
+        return want in value.split("\\")
+
+    def find(self, **keys: str) -> list[str]:
+        return [study.study_instance_uid for study in Splitter("pacs", self.ask, keys).studies()]
+
+    @property
+    def uids(self) -> set[str]:
+        return {study["StudyInstanceUID"] for study in self.studies}
+
+
+def study(number: int, date: str, time: str = "", patient: str = "", modality: str = "CT") -> dict[str, str]:
+    return {
+        "StudyInstanceUID": f"1.2.{number}",
+        "StudyDate": date,
+        "StudyTime": time,
+        "PatientID": patient or f"P{number:05d}",
+        "ModalitiesInStudy": modality,
+        "AccessionNumber": "" if number % 7 == 0 else str(number),
+    }
+
+
+def day(number: int) -> str:
+    return f"{2000 + number // 336 % 25:04d}{1 + number // 28 % 12:02d}{1 + number % 28:02d}"
+
+
+def second(number: int) -> str:
+    return f"{number // 3600 % 24:02d}{number // 60 % 60:02d}{number % 60:02d}"
+
+
+def the_issues_archive() -> list[dict[str, str]]:
+    """1,000 studies, 60 of them on one day and 30 without date."""
+    studies = [study(n, day(n), second(n * 97)) for n in range(910)]
+    studies += [study(n, "20240229", second(n * 511)) for n in range(1000, 1060)]
+    studies += [study(n, "", second(n * 777)) for n in range(2000, 2030)]
+    return studies
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_a_source_that_cuts_at_50_still_gives_all_1000(order: int) -> None:
+    source = Source(the_issues_archive()[::order], cap=50)
+    assert sorted(source.find()) == sorted(source.uids)
+    assert len(source.queries) < 200
+
+
+def test_nor_is_anything_lost_where_empty_value_matching_is_unknown() -> None:
+    source = Source(the_issues_archive(), cap=50, knows_empty=False)
+    assert set(source.find()) == source.uids
+
+
+def test_when_the_cut_cannot_be_got_under_the_interval_is_named() -> None:
+    same_second = [study(n, "20240301", "120000", patient="ANONYMOUS") for n in range(60)]
+    source = Source([*the_issues_archive(), *same_second][::-1], cap=50)
+    with pytest.raises(QueryTruncated, match="StudyDate 20240301") as caught:
+        source.find()
+    assert caught.value.cap == 50
+    assert "ANONYMOUS" not in str(caught.value)
+    assert not caught.value.transient
+
+
+def test_a_day_above_the_cut_without_times_is_told_apart_by_patient() -> None:
+    source = Source([study(n, "20240301") for n in range(120)], cap=50)
+    assert set(source.find()) == source.uids
+
+
+def test_one_patients_studies_of_one_second_are_told_apart_by_modality() -> None:
+    studies = [study(n, "20240301", "120000", "SAME", "CT" if n % 2 else "MR") for n in range(80)]
+    source = Source(studies, cap=50)
+    assert set(source.find()) == source.uids
+
+
+def test_a_time_with_a_fraction_lies_between_two_queries_that_meet() -> None:
+    studies = [study(n, "20240301", f"{second(43190 + n // 4)}.{n % 4 * 25:02d}") for n in range(80)]
+    source = Source(studies, cap=10)
+    assert set(source.find()) == source.uids
+
+
+def test_a_small_list_costs_a_handful_of_queries() -> None:
+    source = Source([study(n, day(n * 50), second(n)) for n in range(5)])
+    assert set(source.find()) == source.uids
+    assert len(source.queries) <= 5
+
+
+def test_an_uncut_list_is_asked_for_twice_and_not_more() -> None:
+    source = Source([study(n, day(n), second(n * 97)) for n in range(1234)])
+    assert set(source.find()) == source.uids
+    assert len(source.queries) <= 8
+
+
+def test_nothing_found_is_one_query() -> None:
+    source = Source([])
+    assert source.find() == []
+    assert len(source.queries) == 1
+
+
+def test_a_source_that_ignores_dates_is_cut_by_times() -> None:
+    source = Source(the_issues_archive(), cap=50, ignores=frozenset({"StudyDate"}))
+    assert set(source.find()) == source.uids
+
+
+def test_a_source_that_ignores_every_key_cannot_be_trusted() -> None:
+    ignores = frozenset({"StudyDate", "StudyTime", "PatientID", "ModalitiesInStudy"})
+    with pytest.raises(QueryTruncated, match="the list of all studies"):
+        Source(the_issues_archive(), cap=50, ignores=ignores).find()
+
+
+def test_a_source_that_says_that_there_is_more_is_believed() -> None:
+    source = Source(the_issues_archive(), cap=50, says_cut=True)
+    assert set(source.find()) == source.uids
+
+
+def test_answers_sent_twice_are_one_study() -> None:
+    source = Source(the_issues_archive(), cap=50, twice=True)
+    found = source.find()
+    assert len(found) == len(set(found)) == 1000
+
+
+def test_a_range_of_the_caller_is_kept_and_cut_inside() -> None:
+    source = Source(the_issues_archive(), cap=50)
+    wanted = {s["StudyInstanceUID"] for s in source.studies if "20050101" <= s["StudyDate"] <= "20061231"}
+    assert set(source.find(StudyDate="20050101-20061231")) == wanted
+    assert all(query["StudyDate"] != '""' for query in source.queries)
+
+
+def test_a_list_of_uids_is_asked_in_parts_and_what_is_not_there_is_not_found() -> None:
+    source = Source(the_issues_archive(), cap=20)
+    uids = [s["StudyInstanceUID"] for s in source.studies][:130]
+    assert sorted(source.find(StudyInstanceUID="\\".join([*uids, "1.9.9", "1.9.8"]))) == sorted(uids)
+
+
+def test_a_source_that_takes_one_uid_a_request_is_asked_one_by_one() -> None:
+    source = Source(the_issues_archive(), lists=False)
+    uids = [s["StudyInstanceUID"] for s in source.studies][:9]
+    assert sorted(source.find(StudyInstanceUID="\\".join(uids))) == sorted(uids)
+
+
+def test_progress_ends_at_the_number_found() -> None:
+    told: list[int] = []
+    source = Source(the_issues_archive(), cap=50)
+    list(Splitter("pacs", source.ask, {}, told.append).studies())
+    assert told == sorted(told)
+    assert told[-1] == 1000
+
+
+DATES = st.sampled_from(
+    ["", "", "20240101", "20240102", "20240229", "19991231", "20231105"]
+) | st.dates().map(lambda d: f"{d.year:04d}{d.month:02d}{d.day:02d}")
+TIMES = st.sampled_from(["", "000000", "120000", "115959.5", "235959.999999", "12", "1200"]) | st.integers(
+    0, 86399
+).map(second)
+PATIENTS = st.sampled_from(["A", "A1", "B-2", "a1", "9"]) | st.text("0123456789ABCab", min_size=1, max_size=4)
+ARCHIVES = st.lists(
+    st.tuples(DATES, TIMES, PATIENTS, st.sampled_from(["CT", "MR", "CT\\SR"])), min_size=0, max_size=400
+)
+
+
+@settings(
+    max_examples=250, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large]
+)
+@given(
+    archive=ARCHIVES,
+    copies=st.integers(1, 40),
+    cap=st.sampled_from([10, 11, 20, 37, 50, 100, 128, 500, None]),
+    knows_empty=st.booleans(),
+    knows_wildcards=st.booleans(),
+    ignores=st.sampled_from(
+        [(), (), (), ("StudyDate",), ("StudyTime",), ("StudyDate", "StudyTime"), ("PatientID",)]
+    ),
+)
+def test_whatever_is_stored_all_is_found_or_an_error_is_raised(
+    archive: list[tuple[str, str, str, str]],
+    copies: int,
+    cap: int | None,
+    knows_empty: bool,
+    knows_wildcards: bool,
+    ignores: tuple[str, ...],
+) -> None:
+    rows = (archive * copies)[:800]
+    studies = [study(n, *row) for n, row in enumerate(rows)]
+    source = Source(studies, cap, frozenset(ignores), knows_empty, knows_wildcards)
+    try:
+        found = source.find()
+    except QueryTruncated:
+        return
+    assert sorted(found) == sorted(source.uids)
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(archive=ARCHIVES)
+def test_a_source_by_the_standard_that_does_not_cut_is_never_refused(
+    archive: list[tuple[str, str, str, str]],
+) -> None:
+    rows = [
+        (date, time, f"{patient}{n}", modality) for n, (date, time, patient, modality) in enumerate(archive)
+    ]
+    source = Source([study(n, *row) for n, row in enumerate(rows)])
+    assert sorted(source.find()) == sorted(source.uids)
