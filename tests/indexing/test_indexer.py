@@ -5,6 +5,7 @@ import signal
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -200,6 +201,23 @@ def test_only_what_is_asked_for_is_placed_by_one_who_helps(settings: Settings) -
     help_indexing(settings, [str(wanted[0]["sop"])])
     assert spool_of(settings).pending([str(other[0]["sop"])])
     assert report_of(settings).checked == 1
+
+
+def test_several_threads_of_a_run_may_wait_for_different_studies_of_one_association(
+    settings: Settings,
+) -> None:
+    studies = [study(number, 3) for number in range(1, 7)]
+    receive(settings, *(of for instances in studies for of in instances))
+    with ThreadPoolExecutor(6) as threads:
+        waiting = [
+            threads.submit(help_indexing, settings, [str(of["sop"]) for of in instances])
+            for instances in studies
+        ]
+        for one in waiting:
+            one.result(timeout=60)
+    report = report_of(settings)
+    assert (report.checked, report.ok, report.problems) == (18, 18, [])
+    assert folders(settings) == []
 
 
 def test_files_of_an_association_that_is_still_open_are_placed_as_they_come(settings: Settings) -> None:

@@ -5,6 +5,7 @@ happened first keeps its first time. So an indexer that is killed and run again,
 rebuild all end with the same rows.
 """
 
+import functools
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
@@ -49,9 +50,9 @@ def table_of(model: Any) -> Table:
     return cast(Table, model.__table__)
 
 
-def insert_into(connection: Connection, table: Table) -> Any:
-    """An INSERT that knows ON CONFLICT, in the dialect of this database."""
-    return (postgresql if connection.dialect.name == "postgresql" else sqlite).insert(table)
+def insert_into(dialect: str, table: Table) -> Any:
+    """An INSERT that knows ON CONFLICT, in this dialect."""
+    return (postgresql if dialect == "postgresql" else sqlite).insert(table)
 
 
 def record_events(
@@ -71,7 +72,7 @@ def record_events(
     row = {"unit": unit, "path": manifest, "damage": damage}
     table = table_of(CataloguedManifest)
     connection.execute(
-        insert_into(connection, table)
+        insert_into(connection.dialect.name, table)
         .values(row)
         .on_conflict_do_update(index_elements=["unit", "path"], set_={"damage": damage})
     )
@@ -86,15 +87,21 @@ def _merge(connection: Connection, model: Any, rows: Iterable[Row], rule: Rule) 
         key = tuple(row[name] for name in keys)
         if key not in best or rule.prefers(row, best[key]):
             best[key] = row
-    if not best:
-        return
-    statement = insert_into(connection, table)
-    statement = statement.on_conflict_do_update(
+    if best:
+        statement = _upsert(connection.dialect.name, model, rule)
+        connection.execute(statement, [best[key] for key in sorted(best)])
+
+
+@functools.cache
+def _upsert(dialect: str, model: Any, rule: Rule) -> Any:
+    table = table_of(model)
+    keys = [column.name for column in table.primary_key]
+    statement = insert_into(dialect, table)
+    return statement.on_conflict_do_update(
         index_elements=keys,
         set_={column.name: statement.excluded[column.name] for column in table.c if column.name not in keys},
         where=rule.condition(statement.excluded, table.c),
     )
-    connection.execute(statement, [best[key] for key in sorted(best)])
 
 
 def _some(attributes: Mapping[str, str], keywords: Sequence[str]) -> dict[str, str]:
