@@ -2,15 +2,15 @@
 
 import hashlib
 import os
-import socket
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pydicom
 import pytest
 from arranging_receiver import TEST_FILES, all_received, dataset_of
+from peers.dcmtk import DicomPeer
 
 from vna.dimse.pdata import Loop
 from vna.dimse.receiver import Receiver
@@ -45,37 +45,6 @@ def receiver(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Receive
         yield running
 
 
-@pytest.fixture
-def storescp(tmp_path: Path) -> Iterator[tuple[int, Path]]:
-    folder = tmp_path / "storescp"
-    folder.mkdir()
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    command = [
-        "storescp",
-        "--bit-preserving",
-        "+uf",
-        "+xa",
-        "-od",
-        str(folder),
-        "-aet",
-        "BACKUPDR",
-        str(port),
-    ]
-    control = subprocess.Popen(command, env=ENVIRONMENT)
-    try:
-        for _ in range(100):
-            with socket.socket() as probe:
-                if probe.connect_ex(("127.0.0.1", port)) == 0:
-                    break
-            time.sleep(0.05)
-        yield port, folder
-    finally:
-        control.terminate()
-        control.wait()
-
-
 def storescu(port: int, *paths: Path, options: tuple[str, ...] = ("-R",)) -> None:
     command = [
         "storescu",
@@ -104,14 +73,14 @@ def contents(folder: Path) -> list[tuple[str, str, str]]:
 
 
 def test_what_storescu_sends_is_kept_as_a_bit_preserving_storescp_keeps_it(
-    receiver: Receiver, storescp: tuple[int, Path]
+    receiver: Receiver, storescp: Callable[..., DicomPeer]
 ) -> None:
-    port, control = storescp
+    control = storescp(aet="BACKUPDR")
     for name, option in FILES.items():
-        storescu(port, TEST_FILES / name, options=("-R", option))
+        storescu(control.port, TEST_FILES / name, options=("-R", option))
         storescu(receiver.port, TEST_FILES / name, options=("-R", option))
     ours = contents(receiver.spool.path)
-    assert ours == contents(control)
+    assert ours == contents(control.folder)
     assert len(ours) == len(FILES)
     assert len({syntax for _, syntax, _ in ours}) >= 9
 

@@ -16,6 +16,7 @@ import os
 import select
 import socket
 import struct
+import time
 from collections.abc import Callable
 from enum import StrEnum
 from typing import Any
@@ -34,6 +35,9 @@ LARGEST_CONTROL_PDU = 2**20
 
 _P_DATA_TF = 4
 _KNOWN_PDUS = range(1, 8)
+CONTROL_SECONDS = 5.0
+"""How long a PDU of association control may take to come whole: no peer has a reason to send it in drops."""
+
 _LINGER_SECONDS = 0.02
 """How long the next request is waited for here before the library gets its turn."""
 
@@ -97,7 +101,7 @@ def attach(
         peer_max_pdu=lambda: dimse.maximum_pdu_size,
     )
     if loop is Loop.own:
-        _replace(dul, "_read_pdu_data", PDataLoop(association, messages, largest_pdu).read)
+        _replace(dul, "_read_pdu_data", PDataLoop(association, messages, largest_pdu, timeout).read)
     else:
         _replace(dimse, "receive_primitive", _from_library(association, messages))
     return messages
@@ -148,7 +152,9 @@ def _peer(association: Association) -> str:
 class PDataLoop:
     """The reader of one association; `read` is called by the DUL thread when the socket has something."""
 
-    def __init__(self, association: Association, messages: Messages, largest_pdu: int) -> None:
+    def __init__(
+        self, association: Association, messages: Messages, largest_pdu: int, timeout: float
+    ) -> None:
         self._association: Any = association  # its private attributes are used, as of pynetdicom 3.0
         self._dul: Any = association.dul
         self._messages = messages
@@ -158,6 +164,8 @@ class PDataLoop:
         self._start: int = 0
         self._end: int = 0
         self._library_only = False
+        self._timeout = timeout
+        self._deadline: float | None = None
 
     def read(self) -> None:
         """Read until the peer pauses or the library has something to do; what happened is put as its events."""
@@ -172,6 +180,7 @@ class PDataLoop:
             self._start = self._end = 0
             self._dul.event_queue.put(_CLOSED_BY_PEER)
         finally:
+            self._limit(None)
             if self._association.is_acceptor:
                 self._association._reactor_checkpoint.set()
 
@@ -180,6 +189,7 @@ class PDataLoop:
             if self._dul.state_machine.current_state == _CLOSING:
                 self._discard()
                 return
+            self._limit(None if self._reads_ahead else CONTROL_SECONDS)
             self._need(6)
             kind, length = struct.unpack_from(">BxI", self._buffer, self._start)
             if kind == _P_DATA_TF and self._reads_ahead:
@@ -245,6 +255,8 @@ class PDataLoop:
             raise ProtocolViolation(f"a PDU of unknown type {kind}")
         if length > LARGEST_CONTROL_PDU:
             raise ProtocolViolation(f"a PDU of type {kind} that declares {length} bytes")
+        if self._deadline is None:
+            self._limit(CONTROL_SECONDS)
         pdu = bytearray()
         while len(pdu) < 6 + length:
             pdu += self._take(6 + length - len(pdu))
@@ -262,6 +274,14 @@ class PDataLoop:
         self._start = self._end = 0
         if not self._socket.recv_into(self._buffer):
             raise ConnectionError("closed by the peer")
+
+    def _limit(self, seconds: float | None) -> None:
+        """Let what is read next be complete within so long; None: each receive by itself within the timeout."""
+        if seconds is not None:
+            self._deadline = time.monotonic() + seconds
+        elif self._deadline is not None:
+            self._deadline = None
+            self._socket.settimeout(self._timeout)
 
     # -- the buffer: unread bytes lie between _start and _end
 
@@ -285,6 +305,11 @@ class PDataLoop:
             self._start, self._end = 0, len(unread)
             self._buffer[: self._end] = unread
         room = self._buffer[self._end :] if self._reads_ahead else self._buffer[self._end :][:wanted]
+        if self._deadline is not None:
+            left = self._deadline - time.monotonic()
+            if left <= 0:
+                raise TimeoutError("a PDU that comes in drops")
+            self._socket.settimeout(left)
         received: int = self._socket.recv_into(room)
         if not received:
             raise ConnectionError("closed by the peer")

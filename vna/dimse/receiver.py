@@ -15,6 +15,7 @@ from typing import Any
 from pynetdicom import evt
 from pynetdicom.ae import ApplicationEntity
 from pynetdicom.association import Association
+from pynetdicom.fsm import InvalidEventError
 from pynetdicom.presentation import build_context
 from pynetdicom.service_class import (
     NonPatientObjectStorageServiceClass,
@@ -221,13 +222,19 @@ def _storage_syntax(association: Association, context_id: int) -> str | None:
 
 def _at_end_of_reading(association: Association, then: Callable[[], None]) -> None:
     """Call `then` in the DUL thread when it ends, however it ends: it is the thread that writes to the spool."""
-    dul = association.dul
+    dul: Any = association.dul
     run = dul.run
 
     def run_then() -> None:
         try:
             run()
+        except InvalidEventError:
+            # the peer was gone before the library had answered it; its state machine has no row for that
+            hang_up(association)
         finally:
             then()
+            dul.to_user_queue.put(
+                None
+            )  # else a connection that ended unheard holds its place until a timeout
 
     dul.run = run_then
