@@ -33,7 +33,11 @@ def simulate(
     known = {settings.scp_aet: ("127.0.0.1", settings.scp_port), **dict(map(_destination, destinations))}
     wanted = parse_faults(faults)
     with until_told() as stop, SimulatedPacs(data, _aet(aet), port, wanted, known) as pacs:
-        say(f"The simulated PACS {aet} listens on port {pacs.port}, over {data}. Ctrl-C ends it.")
+        studies, instances = pacs.holdings()
+        say(
+            f"The simulated PACS {aet} listens on port {pacs.port}, over {data} with {studies} studies and "
+            f"{instances} instances. Ctrl-C ends it."
+        )
         while not stop.wait(0.5):
             pass
     return 0

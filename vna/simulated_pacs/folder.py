@@ -171,6 +171,12 @@ class Folder:
                 self.look_again()
             return self._studies
 
+    def size(self) -> tuple[int, int]:
+        """(studies, instances)."""
+        with self._lock:
+            studies = self.studies()
+            return len(studies), sum(len(study.instances) for study in studies.values())
+
     def look_again(self) -> None:
         """Take up at once what changed on the disk."""
         with self._lock:

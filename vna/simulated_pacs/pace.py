@@ -26,23 +26,41 @@ class Counters:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self.sent: Counter[str] = Counter()
-        self.acknowledged: Counter[str] = Counter()
-        self.received: Counter[str] = Counter()
+        self._sent: Counter[str] = Counter()
+        self._acknowledged: Counter[str] = Counter()
+        self._received: Counter[str] = Counter()
         self.queries = self.retrieves = self.associations = 0
         self.open_associations = self.peak_associations = 0
 
+    @property
+    def sent(self) -> Counter[str]:
+        """As it is now; the copy does not change while it is looked at."""
+        with self._lock:
+            return self._sent.copy()
+
+    @property
+    def acknowledged(self) -> Counter[str]:
+        """As it is now."""
+        with self._lock:
+            return self._acknowledged.copy()
+
+    @property
+    def received(self) -> Counter[str]:
+        """As it is now."""
+        with self._lock:
+            return self._received.copy()
+
     def count_sent(self, sop_instance_uid: str) -> None:
         with self._lock:
-            self.sent[sop_instance_uid] += 1
+            self._sent[sop_instance_uid] += 1
 
     def count_acknowledged(self, sop_instance_uid: str) -> None:
         with self._lock:
-            self.acknowledged[sop_instance_uid] += 1
+            self._acknowledged[sop_instance_uid] += 1
 
     def count_received(self, sop_instance_uid: str) -> None:
         with self._lock:
-            self.received[sop_instance_uid] += 1
+            self._received[sop_instance_uid] += 1
 
     def count_query(self) -> None:
         with self._lock:

@@ -81,7 +81,7 @@ class SimulatedPacs:
 
     @property
     def sent(self) -> Counter[str]:
-        """Storage sub-operations sent, by SOP Instance UID."""
+        """Storage sub-operations sent so far, by SOP Instance UID."""
         return self._counters.sent
 
     @property
@@ -91,7 +91,7 @@ class SimulatedPacs:
 
     @property
     def received(self) -> Counter[str]:
-        """Instances stored to us, by SOP Instance UID."""
+        """Instances stored to us so far, by SOP Instance UID."""
         return self._counters.received
 
     @property
@@ -113,6 +113,10 @@ class SimulatedPacs:
     def peak_associations(self) -> int:
         """The most associations open at once."""
         return self._counters.peak_associations
+
+    def holdings(self) -> tuple[int, int]:
+        """How many studies and instances there are now."""
+        return self._folder.size()
 
     def look_again(self) -> None:
         """Notice at once what changed in the folder; without, a query does within ten times what looking takes."""
