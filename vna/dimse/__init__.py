@@ -10,11 +10,16 @@ from vna.dimse.contexts import ContextGroup, retrieve_groups
 from vna.dimse.echoing import EchoAnswer, echo
 from vna.dimse.finding import find_deeper_values, find_instances, find_studies
 from vna.dimse.gate import SourceGate
+from vna.dimse.getting import GetOutcome, get
+from vna.dimse.moving import MoveOutcome, move
 from vna.dimse.node import OurNode
+from vna.dimse.service import receiving
 
 __all__ = [
     "ContextGroup",
     "EchoAnswer",
+    "GetOutcome",
+    "MoveOutcome",
     "OurNode",
     "SourceGate",
     "associate",
@@ -23,7 +28,10 @@ __all__ = [
     "find_deeper_values",
     "find_instances",
     "find_studies",
+    "get",
+    "move",
     "next_message",
+    "receiving",
     "retrieve_groups",
     "send",
 ]
