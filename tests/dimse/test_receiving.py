@@ -28,7 +28,7 @@ from arranging_receiver import (
 
 from vna.dimse.pdata import Loop
 from vna.dimse.receiver import Receiver
-from vna.errors import DiskFull, PortInUse, SpoolUnusable
+from vna.errors import DiskFull, PortInUse, SettingsError, SpoolUnusable
 from vna.identity import safe_name
 from vna.spool import Spool, read_association
 
@@ -418,3 +418,9 @@ def test_too_many_associations_are_refused_for_now(tmp_path: Path) -> None:
         first.release()
         second.release()
         until(lambda: Sender(running.port).kind == 2)
+
+
+def test_an_unknown_loop_is_a_settings_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BACKUPDR_RECEIVE_LOOP", "fastest")
+    with pytest.raises(SettingsError, match="own or library"):
+        Receiver(Spool(tmp_path / "spool", 0), aet="X", host="127.0.0.1", port=0)
