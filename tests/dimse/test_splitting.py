@@ -100,7 +100,7 @@ def test_a_source_that_cuts_at_50_still_gives_all_1000(order: int) -> None:
 
 
 def test_nor_is_anything_lost_where_empty_value_matching_is_unknown() -> None:
-    source = Source(the_issues_archive(), cap=50, knows_empty=False)
+    source = Source(the_issues_archive()[-400:], cap=50, knows_empty=False)
     assert set(source.find()) == source.uids
 
 
@@ -150,7 +150,7 @@ def test_nothing_found_is_one_query() -> None:
 
 
 def test_a_source_that_ignores_dates_is_cut_by_times() -> None:
-    source = Source(the_issues_archive(), cap=50, ignores=frozenset({"StudyDate"}))
+    source = Source(the_issues_archive()[-400:], cap=50, ignores=frozenset({"StudyDate"}))
     assert set(source.find()) == source.uids
 
 

@@ -101,6 +101,11 @@ class _PeerSocket(AssociationSocket):
         plain.connect(address.as_tuple)
         # without it every message waits 40 ms for the peer's delayed acknowledgement
         plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        # a peer that lost power while it works in silence is noticed after two minutes
+        plain.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        for option, value in (("TCP_KEEPIDLE", 60), ("TCP_KEEPINTVL", 15), ("TCP_KEEPCNT", 4)):
+            if hasattr(socket, option):  # not on every platform
+                plain.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), value)
         connected = plain
         if self.tls_args:
             context, host = self.tls_args
@@ -156,7 +161,7 @@ def _open(
             max_pdu=node.max_pdu,
             ext_neg=list(roles),
             tls_args=tls,
-            evt_handlers=[(evt.EVT_ACSE_RECV, remember), *handlers],
+            evt_handlers=[(evt.EVT_ACSE_RECV, remember), (evt.EVT_ESTABLISHED, _rest), *handlers],
         )
     except OSError as error:  # the name of the host is looked up here
         raise RemoteUnreachable(remote.name, remote.host, remote.port, _reason(error)) from error
@@ -165,6 +170,13 @@ def _open(
         return association
     association.kill()
     raise _why_not(remote, node, association, entity.opened, aborts, during)
+
+
+def _rest(event: evt.Event) -> None:
+    """The library's reactor of an association of ours never runs: paused only for a request, as the library does
+    it, it now and then takes the answer to a quick one.
+    """
+    event.assoc._reactor_checkpoint.clear()
 
 
 def _why_not(
@@ -225,14 +237,10 @@ def _tls_context(remote: str, tls: Tls) -> ssl.SSLContext:
 
 @contextlib.contextmanager
 def exchange(association: Association) -> Generator[None]:
-    """Keep the library's reactor from the association while we send a request and read its responses."""
-    association._reactor_checkpoint.clear()
+    """Around a request and its responses: they are ours, not the library's."""
     while not association._is_paused and association.is_alive():
         time.sleep(0.0005)
-    try:
-        yield
-    finally:
-        association._reactor_checkpoint.set()
+    yield
 
 
 def send(association: Association, request: Any, context: PresentationContext) -> None:
@@ -252,15 +260,18 @@ def next_message(
     Where messages may be far apart while the peer works, `is_alive()` being true starts the `seconds` anew.
     """
     deadline = time.monotonic() + seconds
+    asked = time.monotonic()
     while True:
         try:
             _, message = association.dimse.msg_queue.get(timeout=min(0.25, seconds))
         except queue.Empty:
             message = None
-            if association.dul.is_alive() and not association.acse.is_aborted():
-                if is_alive():
-                    deadline = time.monotonic() + seconds
-                elif time.monotonic() > deadline:
+            if association.dul.is_alive() and association.dul.peek_next_pdu() is None:
+                now = time.monotonic()
+                if now - asked >= min(1.0, seconds / 2):
+                    asked = now
+                    deadline = now + seconds if is_alive() else deadline
+                if now > deadline:
                     raise PeerTimeout(remote, during, seconds) from None
                 continue
         if message is not None:
