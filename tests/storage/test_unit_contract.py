@@ -73,6 +73,15 @@ def test_a_file_larger_than_any_buffer_is_stored_whole(unit, spool) -> None:
         assert stored.read() == file.source.read_bytes()
 
 
+def test_a_large_batch_is_read_back_file_by_file_in_its_order(unit, spool) -> None:
+    batch = [new_file(spool, sop=f"{STUDY}.1.{n}", pixels=bytes([n]) * (1 << 20)) for n in range(1, 7)]
+    placed = unit.put(batch)
+    assert [place.file for place in placed] == batch
+    for place in placed:
+        with unit.open(place.path) as stored:
+            assert stored.read() == place.file.source.read_bytes()
+
+
 def test_the_source_stays_until_its_owner_removes_it(unit, spool) -> None:
     file = new_file(spool)
     unit.put([file])

@@ -112,7 +112,8 @@ class LocalUnit:
         if sum(file.size for file, _ in places) < _MUCH:
             return [self._read_back(file, place) for file, place in places]
         with ThreadPoolExecutor(_READERS) as readers:
-            return list(readers.map(lambda pair: self._read_back(*pair), places))
+            files, names = zip(*places, strict=True)
+            return list(readers.map(self._read_back, files, names))
 
     def _read_back(self, file: NewFile, place: Place) -> PlacedFile:
         if place.found is not None:
