@@ -368,14 +368,14 @@ def test_slow_waits_before_every_answer(world: Make) -> None:
     made = world("slow=0.1")
     started = time.monotonic()
     assert len(uids(made)) == 6
-    assert 0.7 <= time.monotonic() - started < 2
+    assert 0.7 <= time.monotonic() - started < 8
 
 
 def test_slow_waits_before_every_suboperation(world: Make) -> None:
     made = world("slow=0.1", instances=5)
     started = time.monotonic()
     made.client.get(StudyInstanceUID=made.studies[0].study_instance_uid)
-    assert 0.6 <= time.monotonic() - started < 2
+    assert 0.6 <= time.monotonic() - started < 8
 
 
 def test_hang_accepts_and_never_answers(world: Make) -> None:
