@@ -41,8 +41,9 @@ def prefect_environment(home: Path) -> dict[str, str]:
         "PREFECT_SERVER_UI_STATIC_DIRECTORY": str(prefect_home / "ui"),
         "PREFECT_SERVER_SERVICES_DB_VACUUM_ENABLED": "events,flow_runs",
         "PREFECT_SERVER_SERVICES_DB_VACUUM_RETENTION_PERIOD": str(90 * 86400),
-        # what ran is written soon, so that a command that ends leaves its task runs as they ended
-        "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_FLUSH_INTERVAL": "0.5",
+        # What ran is written soon, so that a command that ends leaves its task runs as they ended. The recorder
+        # cuts its interval to whole seconds: below 1 it waits for 0 and takes a whole core for ever.
+        "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_FLUSH_INTERVAL": "1",
         "PREFECT_SERVER_SERVICES_EVENT_PERSISTER_FLUSH_INTERVAL": "0.5",
         "PREFECT_WORKER_QUERY_SECONDS": "2",
         "PREFECT_CLI_PROMPT": "false",

@@ -24,7 +24,7 @@ from vna.errors import PrefectUnavailable
 from vna.platform import IS_WINDOWS, HeldLock, is_locked, spawn_bound, try_lock
 
 START_SECONDS = 120.0
-SETTLE_SECONDS = 1.0
+SETTLE_SECONDS = 1.5
 """How long the server needs to write the last events of a run (its flush interval and a bit)."""
 
 

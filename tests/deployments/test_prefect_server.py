@@ -84,6 +84,20 @@ def test_the_server_tells_where_it_is_to_this_user_only(home: Path, server: Pref
         assert stat.S_IMODE(server_file(home).stat().st_mode) == 0o600
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="processor time of a process is read from /proc")
+def test_a_server_with_nothing_to_do_leaves_the_processor_alone(server: PrefectServer) -> None:
+    def processor_seconds() -> float:
+        fields = Path(f"/proc/{server.process.pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+    def share() -> float:
+        before = processor_seconds()
+        time.sleep(2)
+        return (processor_seconds() - before) / 2
+
+    assert eventually(lambda: share() < 0.5, 30), "it turns in circles"
+
+
 @pytest.mark.usefixtures("server")
 def test_reads_without_arguments_answer() -> None:
     from prefect.client.orchestration import get_client
