@@ -10,7 +10,7 @@ import shutil
 import socket
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -64,7 +64,7 @@ def run(*, keep: bool) -> int:
 
 
 @contextlib.contextmanager
-def _settings_of(home: Path) -> Iterator[Settings]:
+def _settings_of(home: Path) -> Generator[Settings]:
     """Settings of a home of the demo's own, for this process and its children."""
     own = {
         "BACKUPDR_HOME": str(home / "home"),
@@ -103,7 +103,9 @@ def _play(settings: Settings, pacs: "SimulatedPacs", studies: "list[GeneratedStu
     path = settings.home / "units" / UNIT
     create_unit(UnitDefinition(name=UNIT, path=path))
     save_unit(UNIT, StorageUnit(path=str(path)))
-    save_remote(SOURCE, RemoteServer(aet="DEMOPACS", host="127.0.0.1", port=pacs.port))
+    save_remote(
+        SOURCE, RemoteServer.model_validate({"aet": "DEMOPACS", "host": "127.0.0.1", "port": pacs.port})
+    )
     publish(settings)
 
     say("3. Backing up everything the PACS has, as a run of the deployment query-retrieve:")

@@ -22,7 +22,7 @@ from deployments.server import (
     write_server_file,
 )
 from vna.errors import PrefectUnavailable, SettingsError
-from vna.platform import spawn_bound, try_lock
+from vna.platform import spawn_bound, take_lock
 from vna.settings import Settings, load_settings
 
 LONGEST_PAUSE = 60.0
@@ -141,7 +141,7 @@ def up(port: int) -> int:
     """Everything of this home in the foreground until told to stop."""
     settings = load_settings()
     settings.home.mkdir(parents=True, exist_ok=True)
-    lock = try_lock(settings.home / "up.lock")
+    lock = take_lock(settings.home / "up.lock", 0.5)
     if lock is None:
         raise SettingsError(f"backupdr up is already running in {settings.home}; stop that one first.")
     with lock, until_told() as stop:
@@ -200,9 +200,8 @@ def worker() -> int:
 
 
 def _refuse_a_taken_port(settings: Settings) -> None:
-    from vna.dimse.service import running_scp
-
     from cli.findings import port_is_free
+    from vna.dimse.service import running_scp
     from vna.errors import PortInUse
 
     if running_scp(settings) is None and not port_is_free(settings.scp_bind, settings.scp_port):

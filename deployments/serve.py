@@ -9,10 +9,9 @@ import json
 import os
 import socket
 import threading
-import time
 from pathlib import Path
 
-from vna.platform import HeldLock, end_with_parent, try_lock
+from vna.platform import HeldLock, end_with_parent, take_lock
 
 GRACE_SECONDS = 8.0
 
@@ -59,12 +58,10 @@ def main() -> None:
 
 
 def _lock(path: Path) -> HeldLock:
-    for _ in range(100):  # whoever looks whether it is held, holds it for a moment
-        lock = try_lock(path)
-        if lock is not None:
-            return lock
-        time.sleep(0.05)
-    raise SystemExit("Another Prefect server of this home is running.")
+    lock = take_lock(path, 5.0)
+    if lock is None:
+        raise SystemExit("Another Prefect server of this home is running.")
+    return lock
 
 
 def _bind(host: str, port: int) -> socket.socket:

@@ -6,15 +6,15 @@ when all its studies are. What a killed run left is found and used by the next.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, cast
 
 from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
+from prefect.client.schemas.objects import State
 from prefect.futures import PrefectFuture
 from prefect.runtime import flow_run
-from prefect.states import Completed, Failed, State
+from prefect.states import Completed, Failed
 from prefect.task_runners import ThreadPoolTaskRunner
-from vna.catalog import Catalog
-from vna.dimse import receiving
 
 from tasks.filter import filter_wanted
 from tasks.find import find
@@ -23,6 +23,8 @@ from tasks.move import move
 from tasks.plan import plan
 from tasks.report import live_progress, progress_told_to
 from tasks.verify import verify
+from vna.catalog import Catalog
+from vna.dimse import receiving
 from vna.errors import BackupError, RunFailed
 from vna.jobs.filters import Filter, make_filter, parse_filter
 from vna.jobs.ledger import Ledger
@@ -49,7 +51,9 @@ def _run_name() -> str:
     name="query-retrieve",
     flow_run_name=_run_name,
     description=__doc__,
-    task_runner=ThreadPoolTaskRunner(max_workers=WORKERS),
+    task_runner=cast(
+        Any, ThreadPoolTaskRunner(max_workers=WORKERS)
+    ),  # flow() is typed for other runners only
     persist_result=False,
     validate_parameters=True,
 )

@@ -3,7 +3,9 @@
 import contextlib
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
+from typing import cast
+from uuid import UUID
 
 from prefect.artifacts import create_progress_artifact, update_progress_artifact
 
@@ -16,7 +18,7 @@ _listeners: list[Callable[[str], None]] = []
 
 
 @contextlib.contextmanager
-def progress_told_to(listener: Callable[[str], None] | None) -> Iterator[None]:
+def progress_told_to(listener: Callable[[str], None] | None) -> Generator[None]:
     """Tell `listener` the progress sentence of the run that this process makes."""
     if listener is None:
         yield
@@ -29,11 +31,13 @@ def progress_told_to(listener: Callable[[str], None] | None) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def live_progress(run: BackupRun) -> Iterator[None]:
+def live_progress(run: BackupRun) -> Generator[None]:
     """Keep a progress artifact of the run up to date until the end; reporting never stops the run."""
     started = time.monotonic()
     key = f"progress-{run.run_id[:36].lower()}"
-    artifact = create_progress_artifact(0.0, key=key, description="Asking the source for its studies")
+    artifact = cast(
+        UUID, create_progress_artifact(0.0, key=key, description="Asking the source for its studies")
+    )
     told = ""
 
     def tell() -> None:

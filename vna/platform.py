@@ -9,7 +9,6 @@ import os
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -96,6 +95,16 @@ def try_lock(path: Path | str) -> HeldLock | None:
     return HeldLock(lock)
 
 
+def take_lock(path: Path | str, seconds: float = 2.0) -> HeldLock | None:
+    """As `try_lock`, for a lock of our own: whoever looks whether it is held, holds it for a moment."""
+    import time
+
+    deadline = time.monotonic() + seconds
+    while (lock := try_lock(path)) is None and time.monotonic() < deadline:
+        time.sleep(0.02)
+    return lock
+
+
 def is_locked(path: Path | str) -> bool:
     """Whether a living process holds the lock at `path`; False if there is no such file."""
     if not Path(path).exists():
@@ -133,16 +142,3 @@ def end_with_parent(stop: "threading.Event | None" = None, grace_seconds: float 
         os._exit(0)
 
     threading.Thread(target=watch, name="end-with-parent", daemon=True).start()
-
-
-@contextlib.contextmanager
-def default_sigint() -> Iterator[None]:
-    """Children started from a shell's background job inherit an ignored SIGINT; give them the default one."""
-    import signal
-
-    before = signal.getsignal(signal.SIGINT)
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)

@@ -145,6 +145,18 @@ def retrieve_groups(
     return _grouped({uid: _syntaxes(uid, stored) for uid in classes})
 
 
+def compressed_groups(accepted: Mapping[str, Sequence[str]]) -> list[ContextGroup]:
+    """The same once more without the uncompressed syntaxes; `accepted` = SOP class to the syntaxes agreed before.
+
+    dcmqrscp sends on the first context of a class, whatever the file is in, and fails where it cannot convert.
+    """
+    compressed = {
+        sop_class: [uid for uid in syntaxes if uid not in UNCOMPRESSED]
+        for sop_class, syntaxes in accepted.items()
+    }
+    return _grouped({uid: some for uid, some in compressed.items() if 0 < len(some) < len(accepted[uid])})
+
+
 def _standard_classes() -> list[str]:
     def rank(uid: UID) -> int:
         return next(

@@ -17,7 +17,7 @@ from pynetdicom.dimse_primitives import C_GET
 from pynetdicom.dsutils import encode
 
 from vna.dimse.associations import associate, exchange, next_message, send
-from vna.dimse.contexts import STUDY_ROOT_GET, ContextGroup, retrieve_groups
+from vna.dimse.contexts import STUDY_ROOT_GET, ContextGroup, compressed_groups, retrieve_groups
 from vna.dimse.node import OurNode
 from vna.dimse.pdata import attach, chosen_loop
 from vna.dimse.receiver import is_storage
@@ -49,7 +49,9 @@ class GetOutcome:
 
 @dataclass(slots=True)
 class _Retrieval:
-    """One call of `get` while it lasts. `most_matches` = the most instances the source counted in one answer."""
+    """One call of `get` while it lasts. `most_matches` = the most instances the source counted in one answer;
+    `agreed` = SOP class to the transfer syntaxes it accepted.
+    """
 
     remote: RemoteServer
     node: OurNode
@@ -60,12 +62,18 @@ class _Retrieval:
     failed: int = 0
     warning: int = 0
     most_matches: int = 0
+    agreed: dict[str, list[str]] = field(default_factory=dict[str, list[str]])
     complaints: list[str] = field(default_factory=list[str])
     failure: RetrieveFailed | None = None
     own_failure: StoreError | None = None
 
     def stored(self, receipt: Receipt) -> None:
         self.arrived.add(receipt.sop_instance_uid)
+
+    @property
+    def could_not_send(self) -> bool:
+        """Whether the source itself says that it failed."""
+        return self.own_failure is None and (self.failed > 0 or self.failure is not None)
 
     def refused(self, error: StoreError) -> None:
         self.own_failure = self.own_failure or error
@@ -90,11 +98,26 @@ def get(
     retrieval = _Retrieval(remote, node, study_instance_uid, spool)
     everything = {i.sop_instance_uid for i in instances} >= {i.sop_instance_uid for i in whole}
     for group in retrieve_groups(instances, whole, study_attributes):
-        of_group = [i for i in instances if not i.sop_class_uid or i.sop_class_uid in group.sop_classes]
+        of_group = _of_group(instances, group)
         if instances and not _missing(of_group, retrieval.arrived):
             continue
         _get_group(retrieval, group, of_group, everything)
+    if retrieval.could_not_send:
+        _get_compressed(retrieval, instances)
     return _outcome(retrieval, instances)
+
+
+def _get_compressed(retrieval: _Retrieval, instances: Sequence[FoundInstance]) -> None:
+    """What failed once more without uncompressed contexts; why it failed was told the first time."""
+    told = retrieval.failed, retrieval.failure, list(retrieval.complaints)
+    for group in compressed_groups(retrieval.agreed):
+        if missing := _missing(_of_group(instances, group), retrieval.arrived):
+            _get_group(retrieval, group, missing, everything=False)
+    retrieval.failed, retrieval.failure, retrieval.complaints = told
+
+
+def _of_group(instances: Sequence[FoundInstance], group: ContextGroup) -> list[FoundInstance]:
+    return [i for i in instances if not i.sop_class_uid or i.sop_class_uid in group.sop_classes]
 
 
 def _outcome(retrieval: _Retrieval, instances: Sequence[FoundInstance]) -> GetOutcome:
@@ -141,6 +164,7 @@ def _get_group(
             syntaxes = _accepted(association)
             if STUDY_ROOT_GET not in {str(cx.abstract_syntax) for cx in association.accepted_contexts}:
                 raise ServiceNotAccepted(remote.name, _DURING)
+            _remember_agreed(retrieval, association)
             _tell_refused_classes(retrieval, association, group, instances)
             if not syntaxes:
                 return
@@ -168,6 +192,15 @@ def _accepted(association: Association) -> dict[int, str]:
         for context in association.accepted_contexts
         if context.context_id is not None and is_storage(str(context.abstract_syntax))
     }
+
+
+def _remember_agreed(retrieval: _Retrieval, association: Association) -> None:
+    for context in association.accepted_contexts:
+        sop_class, syntax = str(context.abstract_syntax), str(context.transfer_syntax[0])
+        if is_storage(sop_class):
+            agreed = retrieval.agreed.setdefault(sop_class, [])
+            if syntax not in agreed:
+                agreed.append(syntax)
 
 
 def _tell_refused_classes(

@@ -7,16 +7,17 @@ character set, without the library's element objects, which take most of the tim
 # The library is partly untyped.
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
 
+import struct
 import warnings
 from collections.abc import Mapping
 from functools import lru_cache
 from io import BytesIO
-from typing import Any, cast
+from typing import Any
 
 from pydicom import config
 from pydicom.charset import convert_encodings, decode_bytes
 from pydicom.datadict import dictionary_VR, keyword_for_tag, tag_for_keyword
-from pydicom.dataelem import DataElement, RawDataElement, convert_raw_data_element
+from pydicom.dataelem import DataElement, RawDataElement
 from pydicom.dataset import Dataset
 from pydicom.filereader import read_dataset
 from pydicom.tag import Tag
@@ -27,7 +28,25 @@ from pynetdicom.dsutils import encode
 CHARACTER_SET = 0x00080005
 _TEXT = frozenset({"AE", "AS", "CS", "DA", "DS", "DT", "IS", "TM", "UI", "UR"})
 _ENCODED_TEXT = frozenset({"LO", "LT", "PN", "SH", "ST", "UC", "UT", "UN"})
-_BINARY = frozenset({"SQ", "OB", "OD", "OF", "OL", "OV", "OW"})
+_NUMBERS = {
+    vr: struct.Struct(f"<{code}")
+    for vr, code in {
+        "US": "H",
+        "SS": "h",
+        "UL": "I",
+        "SL": "i",
+        "FL": "f",
+        "FD": "d",
+        "SV": "q",
+        "UV": "Q",
+    }.items()
+}
+_LONG_HEADER = frozenset({"OB", "OD", "OF", "OL", "OV", "OW", "SQ", "SV", "UC", "UN", "UR", "UT", "UV"})
+_VRS = {vr.encode(): vr for vr in (*_TEXT, *_ENCODED_TEXT, *_NUMBERS, *_LONG_HEADER, "AT")}
+_EXPLICIT, _IMPLICIT, _LENGTH = struct.Struct("<HH2sH"), struct.Struct("<HHI"), struct.Struct("<I")
+
+_Element = tuple[int, str, bytes]
+"""Tag, value representation (empty where the encoding does not tell), value."""
 
 
 def encode_identifier(keys: Mapping[str, str], syntax: UID) -> BytesIO:
@@ -46,48 +65,81 @@ def encode_identifier(keys: Mapping[str, str], syntax: UID) -> BytesIO:
     return BytesIO(encoded)
 
 
-def decode_identifier(encoded: BytesIO, syntax: UID) -> dict[str, str]:
+def decode_identifier(encoded: bytes, syntax: UID) -> dict[str, str]:
     """Keyword to text of everything answered; raises `ValueError` for what is no data set.
 
     Several values are joined by a backslash, padding is dropped, sequences and bulk data are left out.
     """
-    encoded.seek(0)
-    try:
-        answered = read_dataset(encoded, syntax.is_implicit_VR, syntax.is_little_endian)
-        elements = [answered.get_item(tag) for tag in list(answered.keys())]
-    except Exception as error:
-        raise ValueError("an identifier that is no data set") from error
-    if not elements or encoded.tell() != len(encoded.getbuffer()):
-        raise ValueError("an identifier that is no data set")
+    elements = _scan(encoded, explicit=not syntax.is_implicit_VR) if syntax.is_little_endian else None
+    if elements is None:
+        elements = _read(encoded, syntax)
     encodings = _encodings(b"")
     texts: dict[str, str] = {}
-    for element in elements:
-        tag = int(element.tag)
+    for tag, vr, value in elements:
+        keyword, known_vr = _known(tag)
         if tag == CHARACTER_SET:
-            encodings = _encodings(bytes(element.value or b""))
-        keyword, vr = _known(tag)
-        text = _text(element, getattr(element, "VR", None) or vr, encodings)
+            encodings = _encodings(value)
+        text = _text(value, vr or known_vr, encodings)
         if text is not None:
             texts[keyword] = text
     return texts
 
 
-def _text(element: Any, vr: str, encodings: tuple[str, ...]) -> str | None:
-    value = element.value
-    if vr in _BINARY or not isinstance(element, RawDataElement):
-        return None
-    if not value:
-        return ""
+def _scan(encoded: bytes, *, explicit: bool) -> list[_Element] | None:
+    """The elements of a flat data set in little endian; None where it is anything else."""
+    elements: list[_Element] = []
+    at, end = 0, len(encoded)
+    while at + 8 <= end:
+        vr = ""
+        if explicit:
+            group, element, code, length = _EXPLICIT.unpack_from(encoded, at)
+            vr = _VRS.get(code)
+            if vr is None:
+                return None
+            if vr in _LONG_HEADER:
+                if at + 12 > end:
+                    return None
+                (length,) = _LENGTH.unpack_from(encoded, at + 8)
+                at += 4
+        else:
+            group, element, length = _IMPLICIT.unpack_from(encoded, at)
+        at += 8
+        if vr == "SQ" or at + length > end:
+            return None
+        elements.append((group << 16 | element, vr, encoded[at : at + length]))
+        at += length
+    return elements if elements and at == end else None
+
+
+def _read(encoded: bytes, syntax: UID) -> list[_Element]:
+    """The same by the library, which copes with sequences and with most of what is not to the standard."""
+    stream = BytesIO(encoded)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            answered = read_dataset(stream, syntax.is_implicit_VR, syntax.is_little_endian)
+            raw = [answered.get_item(tag) for tag in list(answered.keys())]
+        except Exception as error:
+            raise ValueError("an identifier that is no data set") from error
+    if not raw or stream.tell() != len(encoded):
+        raise ValueError("an identifier that is no data set")
+    return [
+        (int(one.tag), one.VR or "", bytes(one.value or b""))
+        for one in raw
+        if isinstance(one, RawDataElement) and isinstance(one.value, (bytes, type(None)))
+    ]
+
+
+def _text(value: bytes, vr: str, encodings: tuple[str, ...]) -> str | None:
     if vr in _TEXT:
-        return cast(bytes, value).decode("ascii", "replace").strip("\0 ")
+        return value.decode("ascii", "replace").strip("\0 ")
     if vr in _ENCODED_TEXT:
-        return _decoded(cast(bytes, value), vr, encodings).rstrip("\0 ")
-    try:
-        number = convert_raw_data_element(element).value
-    except Exception:  # noqa: BLE001 - an illegal value of a number: answered, but unusable (field note 9)
-        return ""
-    many = isinstance(number, (list, tuple)) or hasattr(number, "__iter__")
-    return "\\".join(str(one) for one in number) if many else str(number)
+        return _decoded(value, vr, encodings).rstrip("\0 ")
+    number = _NUMBERS.get(vr)
+    if number is None:
+        return None
+    whole = len(value) - len(value) % number.size
+    return "\\".join(str(one) for (one,) in number.iter_unpack(value[:whole]))
 
 
 def _decoded(value: bytes, vr: str, encodings: tuple[str, ...]) -> str:

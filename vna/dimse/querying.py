@@ -4,13 +4,16 @@
 # pyright: reportUnknownMemberType=false
 
 import contextlib
+import struct
 from collections.abc import Generator, Iterator, Mapping
-from io import BytesIO
-from typing import cast
+from dataclasses import dataclass
+from typing import Any, cast
 
 from pydicom.uid import UID, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 from pynetdicom.association import Association
+from pynetdicom.dimse import DIMSEServiceProvider
 from pynetdicom.dimse_primitives import C_FIND
+from pynetdicom.pdu_primitives import P_DATA
 from pynetdicom.presentation import build_context
 
 from vna.dimse.associations import associate, exchange, next_message, send
@@ -22,10 +25,74 @@ from vna.errors import AnswerInvalid, QueryFailed
 from vna.site import RemoteServer
 
 STUDY_ROOT_FIND = UID("1.2.840.10008.5.1.4.1.2.2.1")
+_COMMAND, _DATA_SET_TYPE, _STATUS, _COMMENT = 0x0100, 0x0800, 0x0900, 0x0902
+_FIND_RESPONSE = 0x8020
+_NO_DATA_SET = 0x0101
 _PENDING = frozenset({0xFF00, 0xFF01})
 _OUT_OF_RESOURCES = 0xA700
 _CANCELLED = 0xFE00
 _WARNINGS = frozenset({0x0001, 0x0107, 0x0116})
+
+
+@dataclass(frozen=True, slots=True)
+class _Answer:
+    """One C-FIND-RSP (PS3.7 9.3.2.2)."""
+
+    command: int
+    status: int
+    comment: str
+    identifier: bytes
+
+
+class _Answers(DIMSEServiceProvider):
+    """The library's message layer of one association, but for what it receives.
+
+    The library makes an object of every element of every command, which takes as long as all the rest of a
+    query; here the few that count are read from the bytes.
+    """
+
+    def __init__(self, association: Association) -> None:
+        super().__init__(association)
+        self._command, self._identifier = bytearray(), bytearray()
+
+    def receive_primitive(self, primitive: P_DATA) -> None:
+        """Put a message together from its fragments (PS3.8 9.3.5.1 and E.2)."""
+        for context_id, fragment in primitive.presentation_data_value_list:
+            is_command, is_last = fragment[0] & 1, fragment[0] & 2
+            (self._command if is_command else self._identifier).extend(fragment[1:])
+            if not is_last:
+                continue
+            try:
+                fields = command_fields(bytes(self._command))
+                if is_command and _number(fields, _DATA_SET_TYPE) != _NO_DATA_SET:
+                    continue
+                answer = _Answer(
+                    command=_number(fields, _COMMAND),
+                    status=_number(fields, _STATUS),
+                    comment=fields.get(_COMMENT, b"").decode("ascii", "replace").strip("\0 "),
+                    identifier=bytes(self._identifier),
+                )
+            except (KeyError, struct.error):
+                self.dul.event_queue.put("Evt19")  # an invalid PDU: the library ends the association
+                return
+            self._command.clear()
+            self._identifier.clear()
+            self.msg_queue.put((context_id, cast(Any, answer)))
+
+
+def command_fields(command: bytes) -> dict[int, bytes]:
+    """Element number to value of a command set: group 0000, implicit little endian (PS3.7 6.3.1)."""
+    fields: dict[int, bytes] = {}
+    at = 0
+    while at < len(command):
+        _, element, length = struct.unpack_from("<HHI", command, at)
+        fields[element] = command[at + 8 : at + 8 + length]
+        at += 8 + length
+    return fields
+
+
+def _number(fields: Mapping[int, bytes], element: int) -> int:
+    return struct.unpack("<H", fields[element])[0]
 
 
 class Query:
@@ -33,6 +100,7 @@ class Query:
 
     def __init__(self, remote: RemoteServer, node: OurNode, association: Association) -> None:
         self._remote, self._node, self._association = remote, node, association
+        association.dimse = _Answers(association)
         (self._context,) = association.accepted_contexts
         self._syntax: UID = self._context.transfer_syntax[0]
         self._gate = SourceGate(remote)
@@ -56,22 +124,21 @@ class Query:
             send(self._association, request, self._context)
             while True:
                 answer = self._next()
-                status = cast(int, answer.Status)
-                if status not in _PENDING:
+                if answer.status not in _PENDING:
                     break
                 answers += 1
-                yield self._decoded(answer.Identifier)
-        self._end(level, status, answers, str(answer.ErrorComment or ""))
+                yield self._decoded(answer.identifier)
+        self._end(level, answer.status, answers, answer.comment)
 
-    def _next(self) -> C_FIND:
+    def _next(self) -> _Answer:
         name, seconds = self._remote.name, self._node.dimse_timeout
         answer = next_message(self._association, name, "C-FIND", seconds)
-        if not isinstance(answer, C_FIND) or answer.Status is None:
+        if answer.command != _FIND_RESPONSE:
             raise AnswerInvalid(name, "something else than an answer to C-FIND")
         return answer
 
-    def _decoded(self, identifier: BytesIO | None) -> dict[str, str]:
-        if identifier is None:
+    def _decoded(self, identifier: bytes) -> dict[str, str]:
+        if not identifier:
             raise AnswerInvalid(self._remote.name, "an answer to C-FIND without an identifier")
         try:
             return decode_identifier(identifier, self._syntax)

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import vna
 from vna.errors import BackupError, PortInUse, ReceiverFailed, SettingsError
-from vna.platform import is_locked, spawn_bound, sync_folder, try_lock
+from vna.platform import is_locked, spawn_bound, sync_folder, take_lock
 from vna.settings import Settings
 
 _log = logging.getLogger(__name__)
@@ -57,7 +57,7 @@ def as_the_server_of(settings: Settings) -> Generator[Callable[[str, int], None]
     Entered before listening and left after; call what it yields with AE title and port once listening.
     """
     settings.home.mkdir(parents=True, exist_ok=True)
-    lock = try_lock(_lock_path(settings))
+    lock = take_lock(_lock_path(settings))
     if lock is None:
         raise SettingsError(f"A DICOM server is already running for {settings.home}.")
     facts = _facts_path(settings)

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
-from sqlalchemy import ColumnElement, Table, case, delete, func, literal_column, select, update
+from sqlalchemy import ColumnElement, RowMapping, Table, case, delete, func, literal_column, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import Connection, Engine
 from sqlmodel import col
@@ -23,7 +23,7 @@ from sqlmodel import col
 from vna.errors import StudyLeased
 from vna.identity import FoundStudy
 from vna.jobs.tables import Lease, Run, RunStudy, SourceStudy
-from vna.platform import HeldLock, is_locked, try_lock
+from vna.platform import HeldLock, is_locked, take_lock
 
 LEASE_SECONDS = 60.0
 RENEW_SECONDS = 15.0
@@ -408,7 +408,7 @@ _FRESH: dict[str, Any] = {
 }
 
 
-def _study(row: Mapping[str, Any]) -> LedgerStudy:
+def _study(row: RowMapping) -> LedgerStudy:
     return LedgerStudy(**{name: row[name] for name in LedgerStudy.__slots__})
 
 
@@ -435,7 +435,7 @@ class LivingRun:
         self._ledger, self._run_id = ledger, run_id
         path = run_lock_path(home, run_id)
         path.parent.mkdir(parents=True, exist_ok=True)
-        self._lock: HeldLock | None = try_lock(path)
+        self._lock: HeldLock | None = take_lock(path)
         if self._lock is None:
             raise StudyLeased("of this run", run_id)
         self._stop = threading.Event()

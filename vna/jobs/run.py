@@ -5,7 +5,7 @@ runs them, a Prefect flow or a notebook.
 """
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING
@@ -87,7 +87,7 @@ class BackupRun:
 
 
 @contextlib.contextmanager
-def open_run(settings: Settings, run_id: str, request: Request) -> Iterator[BackupRun]:
+def open_run(settings: Settings, run_id: str, request: Request) -> Generator[BackupRun]:
     """Open all a run needs, or raise one `BackupError` that says what is wrong before anything is begun."""
     site = load_site(settings)
     remote = site.remote(request.source)

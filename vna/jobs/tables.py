@@ -12,7 +12,7 @@ from sqlmodel import Field, SQLModel
 class Run(SQLModel, table=True):
     """One run of a backup task. `ended_at` stays empty for a run that was killed."""
 
-    __tablename__ = "run"
+    __tablename__ = "run"  # pyright: ignore[reportAssignmentType]
 
     run_id: str = Field(primary_key=True, max_length=64)
     source: str = Field(max_length=128)
@@ -29,7 +29,7 @@ class Run(SQLModel, table=True):
 class RunStudy(SQLModel, table=True):
     """One study of one run: found → planned → moving → verifying → complete | incomplete | failed | excluded."""
 
-    __tablename__ = "run_study"
+    __tablename__ = "run_study"  # pyright: ignore[reportAssignmentType]
     __table_args__ = (
         Index("ix_run_study_state", "run_id", "state"),
         Index("ix_run_study_study", "study_instance_uid"),
@@ -53,7 +53,7 @@ class RunStudy(SQLModel, table=True):
 class Lease(SQLModel, table=True):
     """Who may pull a study from a source just now; `expires_at` in seconds of the database's own clock."""
 
-    __tablename__ = "lease"
+    __tablename__ = "lease"  # pyright: ignore[reportAssignmentType]
 
     source: str = Field(primary_key=True, max_length=128)
     study_instance_uid: str = Field(primary_key=True, max_length=64)
@@ -64,7 +64,7 @@ class Lease(SQLModel, table=True):
 class SourceStudy(SQLModel, table=True):
     """What a source answered about a study when we last proved it complete."""
 
-    __tablename__ = "source_study"
+    __tablename__ = "source_study"  # pyright: ignore[reportAssignmentType]
 
     source: str = Field(primary_key=True, max_length=128)
     study_instance_uid: str = Field(primary_key=True, max_length=64)
