@@ -176,7 +176,7 @@ def run_retrieval(
     return RetrievalOutcome(error=_why(state))
 
 
-def _why(state: "State[RetrievalOutcome]") -> str:
+def _why(state: "State[Any]") -> str:
     """What stopped a run before it could begin."""
     try:
         state.result()
