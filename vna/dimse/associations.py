@@ -66,6 +66,8 @@ def associate(
     try:
         yield association
     except BaseException:
+        if is_rubbish(association.dul.peek_next_pdu()):
+            _hang_up(association)
         association.abort()
         raise
     else:
@@ -168,8 +170,16 @@ def _open(
     if association.is_established:
         association.unbind(evt.EVT_ACSE_RECV, remember)
         return association
+    _hang_up(association)
     association.kill()
     raise _why_not(remote, node, association, entity.opened, aborts, during)
+
+
+def _hang_up(association: Association) -> None:
+    """Without it the library reads on in the rubbish until the network timeout."""
+    opened = association.dul.socket
+    if opened is not None and opened.socket is not None:
+        opened._shutdown_socket()
 
 
 def _rest(event: evt.Event) -> None:

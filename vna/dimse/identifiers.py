@@ -121,7 +121,11 @@ def _read(encoded: bytes, syntax: UID) -> list[_Element]:
             raw = [answered.get_item(tag) for tag in list(answered.keys())]
         except Exception as error:
             raise ValueError("an identifier that is no data set") from error
-    if not raw or stream.tell() != len(encoded):
+    cut_short = any(
+        isinstance(one, RawDataElement) and one.length not in {len(one.value or b""), 0xFFFFFFFF}
+        for one in raw
+    )
+    if not raw or cut_short or stream.tell() != len(encoded):
         raise ValueError("an identifier that is no data set")
     return [
         (int(one.tag), one.VR or "", bytes(one.value or b""))

@@ -54,9 +54,17 @@ class _Answers(DIMSEServiceProvider):
     def __init__(self, association: Association) -> None:
         super().__init__(association)
         self._command, self._identifier = bytearray(), bytearray()
+        self._is_closed = False
+
+    def close(self) -> None:
+        """Drop what still comes: an aborted association must not meet it."""
+        self._is_closed = True
+        self.msg_queue.queue.clear()
 
     def receive_primitive(self, primitive: P_DATA) -> None:
         """Put a message together from its fragments (PS3.8 9.3.5.1 and E.2)."""
+        if self._is_closed:
+            return
         for context_id, fragment in primitive.presentation_data_value_list:
             is_command, is_last = fragment[0] & 1, fragment[0] & 2
             (self._command if is_command else self._identifier).extend(fragment[1:])
@@ -100,7 +108,7 @@ class Query:
 
     def __init__(self, remote: RemoteServer, node: OurNode, association: Association) -> None:
         self._remote, self._node, self._association = remote, node, association
-        association.dimse = _Answers(association)
+        association.dimse = self._answers = _Answers(association)
         (self._context,) = association.accepted_contexts
         self._syntax: UID = self._context.transfer_syntax[0]
         self._gate = SourceGate(remote)
@@ -129,6 +137,10 @@ class Query:
                 answers += 1
                 yield self._decoded(answer.identifier)
         self._end(level, answer.status, answers, answer.comment)
+
+    def close(self) -> None:
+        """No more queries, and no answers to the last."""
+        self._answers.close()
 
     def _next(self) -> _Answer:
         name, seconds = self._remote.name, self._node.dimse_timeout
@@ -161,4 +173,8 @@ def querying(remote: RemoteServer, node: OurNode) -> Generator[Query]:
     """An association for C-FIND; raises what `associate` raises."""
     context = build_context(STUDY_ROOT_FIND, [ExplicitVRLittleEndian, ImplicitVRLittleEndian])
     with associate(remote, node, [context], during="C-FIND (Study Root)") as association:
-        yield Query(remote, node, association)
+        query = Query(remote, node, association)
+        try:
+            yield query
+        finally:
+            query.close()

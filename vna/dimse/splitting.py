@@ -7,13 +7,15 @@ proves nothing by itself; its parts do. Whatever was answered to the whole must 
 source does not match the way the parts were cut, and another way is taken.
 
 What cannot be proven is never returned as a list: `QueryTruncated` names the interval. Only answers of fewer than
-ten studies are taken on the word of one round of parts: no source is known that cuts so low.
+ten studies are taken on the word of one round of parts: no source is known that cuts so low. So are fewer than ten
+that no part can name (without date, patient or modality), if every way of cutting was tried, none brought a study
+that the whole had not, and the whole is no round count.
 """
 
 from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from vna.dimse.dimensions import DIMENSIONS, EMPTY, Nothing, Part, part_of
+from vna.dimse.dimensions import DIMENSIONS, EMPTY, Beginning, Nothing, Part, part_of
 from vna.errors import QueryFailed, QueryTruncated
 from vna.identity import FoundStudy
 
@@ -79,6 +81,7 @@ class Splitter:
         self._most = 0
         self._is_cut = False
         self._ignored: set[str] = set()
+        self._fertile: dict[tuple[int, str], bool] = {}
         self._empty_matching: bool | None = None
         self._sample_empty: dict[str, str] = {}
         self._sample_dated = ""
@@ -157,6 +160,7 @@ class Splitter:
 
     def _split(self, domain: _Domain, seen: Sequence[_Seen]) -> Iterator[FoundStudy]:
         empty_unproven = False
+        unnamed = {one.study_instance_uid for one in seen}
         for index, dimension in enumerate(DIMENSIONS):
             if dimension.keyword in self._ignored:
                 continue
@@ -170,6 +174,8 @@ class Splitter:
             self._not_again.append(missing)
             try:
                 for smaller in parts:
+                    if (yield from self._is_barren(domain, index, smaller)):
+                        continue
                     yield from self._resolve(domain.narrowed(index, smaller), index)
                 if domain.parts[index].is_any and dimension.may_be_empty:
                     empty_unproven = not (yield from self._empty(domain, index, seen, missing))
@@ -178,18 +184,46 @@ class Splitter:
                 continue
             finally:
                 self._not_again.remove(missing)
+            unnamed &= missing
             if not missing and not (dimension.may_be_empty and empty_unproven):
                 return
             if len(missing) == len(seen):
                 self._ignored.add(dimension.keyword)
+        if len(unnamed) < SMALL <= len(seen) - len(unnamed) and not self._looks_cut(len(seen)):
+            return
         words = f"{domain.words} (of those without a date or time)" if empty_unproven else domain.words
         raise QueryTruncated(self._remote, words, self._most)
+
+    def _looks_cut(self, answers: int) -> bool:
+        """Whether a part brought a study that its whole had not, or so many answers may be a source's limit."""
+        return self._is_cut or looks_like_a_cap(answers)
 
     def _asks_beginnings(self, domain: _Domain) -> bool:
         return any(
             not dimension.may_be_empty and part is not given
             for dimension, part, given in zip(DIMENSIONS, domain.parts, self._root.parts, strict=True)
         )
+
+    def _is_barren(self, domain: _Domain, index: int, part: Part) -> Generator[FoundStudy, None, bool]:
+        """Whether no study at all begins so, whatever its date: most beginnings are asked for once, not once a day."""
+        if not isinstance(part, Beginning):
+            return False
+        asked = (index, part.key)
+        if asked not in self._fertile:
+            if domain.narrowed(index, part) == self._root.narrowed(index, part):
+                return False  # the question itself, about to be asked
+            answers = 0
+            try:
+                for study in self._ask(self._query(self._root.narrowed(index, part))):
+                    answers += 1
+                    if self._is_new(study):
+                        self._is_cut = True
+                        yield study
+            except AnswersCut:
+                self._is_cut = True
+            self._most = max(self._most, answers)
+            self._fertile[asked] = answers > 0
+        return not self._fertile[asked]
 
     # -- studies without a date or time
 
