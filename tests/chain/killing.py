@@ -108,7 +108,8 @@ def check(
 
 def backup_killed_at(kill: Kill, folder: Path, api_url: str) -> None:
     """A backup in which `kill` happens, the next run, and all that must hold then."""
-    with Rehearsal(folder, api_url, kill.by).open() as rehearsal:
+    rehearsal = Rehearsal(folder, api_url, kill.by, CHAIN_BATCHES="1")
+    with rehearsal.open():
         place = rehearsal.place
         deadly = {**rehearsal.kill_once, "BACKUPDR_KILL_AT": f"{kill.boundary}:{kill.nth}"}
         in_scp = kill.process in {"scp", "indexer"}
