@@ -2,7 +2,7 @@
 
 `python -m tests.chain.running`; it ends when its standard input does. Its home, its Prefect server and a
 boundary to be killed at come from its environment, as for any process of ours. With `CHAIN_BATCHES` studies are
-taken by 25, as in runs of more than a hundred, which costs Prefect a twentieth of the tasks.
+taken by 25, as in runs of hundreds, which costs Prefect fewer tasks.
 """
 
 import json
@@ -16,7 +16,7 @@ from vna.settings import load_settings
 
 def main() -> None:
     if "CHAIN_BATCHES" in os.environ:
-        vna.jobs.steps.AD_HOC_STUDIES = 0
+        vna.jobs.steps.BATCHES = 1
     settings = load_settings()
     print(json.dumps({"ready": True}), flush=True)
     for line in sys.stdin:

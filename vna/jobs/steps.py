@@ -13,15 +13,15 @@ from vna.jobs.planning import StudyPlan, plan_study
 from vna.jobs.proving import prove_study
 from vna.jobs.run import BackupRun, Order
 
-AD_HOC_STUDIES = 100
+BATCHES = 16
 BATCH_STUDIES = 25
 
 
 def batches(run: BackupRun, wanted: int) -> Iterator[list[str]]:
-    """Study UIDs in the run's order: one by one in a small run, by 25 in a large one, because the workflow
-    server manages some 250 task runs a second and image traffic must never wait for it.
+    """Study UIDs in the run's order: one by one in a small run, else so that some 16 batches are there to be worked
+    on at once, and at most 25 in each. A step of a batch costs the workflow server as much as one of a study.
     """
-    size = 1 if wanted <= AD_HOC_STUDIES else BATCH_STUDIES
+    size = min(max(1, -(-wanted // BATCHES)), BATCH_STUDIES)
     batch: list[str] = []
     for study in run.ledger.to_do(run.run_id, descending=run.request.order is Order.descending):
         batch.append(study.study_instance_uid)
