@@ -251,3 +251,23 @@ def test_a_source_by_the_standard_that_does_not_cut_is_never_refused(
     ]
     source = Source([study(n, *row) for n, row in enumerate(rows)])
     assert sorted(source.find()) == sorted(source.uids)
+
+
+def like_dcmqrscp(dated: int, undated: int, nameless: int) -> Source:
+    """It knows neither empty values nor modalities, and does not tell the latter."""
+    studies = [study(n, day(n * 9)) for n in range(dated)] + [study(500 + n, "") for n in range(undated)]
+    studies += [{**study(900 + n, ""), "PatientID": ""} for n in range(nameless)]
+    told = [{**one, "ModalitiesInStudy": ""} for one in studies]
+    return Source(told, knows_empty=False, ignores=frozenset({"ModalitiesInStudy"}))
+
+
+def test_a_few_studies_that_no_part_can_name_do_not_make_an_uncut_list_an_error() -> None:
+    source = like_dcmqrscp(dated=26, undated=12, nameless=3)
+    assert set(source.find()) == source.uids
+    assert len(source.queries) < 300
+
+
+def test_they_do_if_the_count_may_be_a_limit_or_there_are_many_of_them() -> None:
+    for source in (like_dcmqrscp(26, 12, 2), like_dcmqrscp(26, 3, 12)):
+        with pytest.raises(QueryTruncated):
+            source.find()

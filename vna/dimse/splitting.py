@@ -145,10 +145,20 @@ class Splitter:
         self._most = max(self._most, len(seen))
         if complete or (narrowed is not None and len(seen) < SMALL and not self._is_cut):
             return seen
-        if narrowed is not None and not all(domain.parts[narrowed].holds(s.values[narrowed]) for s in seen):
+        if narrowed is not None and self._is_ignored(
+            domain.parts[narrowed], [s.values[narrowed] for s in seen]
+        ):
             raise _KeyIgnored
         yield from self._split(domain, seen)
         return seen
+
+    def _is_ignored(self, part: Part, values: Sequence[str]) -> bool:
+        """Whether the answers to a part show that the source does not match its key: one is outside of it, or all
+        of the whole came again under one beginning and none tells its value (dcmqrscp and ModalitiesInStudy).
+        """
+        if not all(part.holds(value) for value in values):
+            return True
+        return isinstance(part, Beginning) and not any(values) and not self._not_again[-1]
 
     def _query(self, domain: _Domain) -> dict[str, str]:
         changed = {
