@@ -154,6 +154,13 @@ def test_a_source_that_ignores_dates_is_cut_by_times() -> None:
     assert set(source.find()) == source.uids
 
 
+def test_dates_are_given_up_at_once_where_studies_without_one_answer_to_a_range() -> None:
+    studies = sorted(the_issues_archive()[-300:], key=lambda one: one["StudyDate"])
+    source = Source(studies, cap=20, ignores=frozenset({"StudyDate"}), knows_empty=False)
+    assert set(source.find()) == source.uids
+    assert len(source.queries) < 4000
+
+
 def test_a_source_that_ignores_every_key_cannot_be_trusted() -> None:
     ignores = frozenset({"StudyDate", "StudyTime", "PatientID", "ModalitiesInStudy"})
     with pytest.raises(QueryTruncated, match="the list of all studies"):

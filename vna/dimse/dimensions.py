@@ -35,7 +35,7 @@ class Part(Protocol):
         ...
 
     def holds(self, value: str) -> bool:
-        """False only for a value that this part surely does not ask for."""
+        """False for a value that this part surely does not ask for, such as none at all."""
         ...
 
     @property
@@ -83,7 +83,7 @@ class Days:
 
     def holds(self, value: str) -> bool:
         day = _day(value)
-        return day is None or self.first <= day <= self.last
+        return bool(value) and (day is None or self.first <= day <= self.last)
 
     @property
     def words(self) -> str:
@@ -125,7 +125,7 @@ class Seconds:
 
     def holds(self, value: str) -> bool:
         second = _second(value)
-        return second is None or self.first <= second <= self.last
+        return bool(value) and (second is None or self.first <= second <= self.last)
 
     @property
     def words(self) -> str:
@@ -157,7 +157,7 @@ class Beginning:
 
     def holds(self, value: str) -> bool:
         wanted = self.text.casefold()
-        return not value or any(one.casefold().startswith(wanted) for one in value.split("\\"))
+        return any(one.casefold().startswith(wanted) for one in value.split("\\"))
 
     @property
     def words(self) -> str:
