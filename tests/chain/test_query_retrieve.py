@@ -109,6 +109,26 @@ def test_only_what_is_new_grown_or_changed_is_pulled_and_both_versions_are_kept(
     place.assert_sound(name)
 
 
+def test_a_copy_that_was_deleted_or_damaged_is_pulled_again_beside_what_is_left_of_it(
+    place: Place, flow: Flow, seed: int, tmp_path: Path
+) -> None:
+    studies = write_studies(tmp_path, 2, instances=3, seed=seed)
+    place.unit("damaged")
+    with place.pacs(tmp_path) as pacs:
+        place.know("damaged", pacs.port)
+        assert flow.retrieve("damaged", unit="damaged")["state"] == "completed"
+        before = Counter(pacs.sent)
+        deleted, damaged, *_ = sorted(place.unit("damaged").rglob("*.dcm"))
+        deleted.unlink()
+        damaged.write_bytes(damaged.read_bytes()[:-2] + b"!!")
+        outcome = flow.retrieve("damaged", unit="damaged")
+        assert (outcome["state"], outcome["instances"]) == ("completed", 2), outcome
+        assert (pacs.sent - before).total() == 2
+    stored = place.stored("damaged")
+    assert all(digests <= stored[uid] for uid, digests in digests_of(studies).items())
+    assert damaged.read_bytes().endswith(b"!!"), "what is damaged is never overwritten"
+
+
 @pytest.mark.parametrize(
     ("by", "lie", "incomplete", "missing"),
     [

@@ -28,7 +28,8 @@ def backup_on_a_full_disk(site: Site, *, reserve: bool) -> str:
             first = place.retrieve("source")
             assert first["state"] == "failed", first
             assert first["complete"] < STUDIES, first
-            assert "make room" in " ".join([*first["problems"], first["sentence"]]), first
+            if reserve:  # without one the disk refuses an instance, and the source tells only that it failed
+                assert "make room" in " ".join([*first["problems"], first["sentence"]]), first
             expected = digests_of(studies)
             stored = place.stored()
             assert all(digests == expected[uid] for uid, digests in stored.items()), "half-written"

@@ -94,12 +94,13 @@ def _missing(run: BackupRun, plan: StudyPlan) -> set[str]:
 
 def arrived_instances(run: BackupRun, plan: StudyPlan) -> set[str]:
     """SOP Instance UIDs of the study that this run received; for a plan of missing ones also those that came
-    by another way, as a held instance is no less held.
+    by another way, as a held instance is no less held. A copy known to be gone or damaged is not held.
     """
     received = {row.sop_instance_uid for row in run.catalog.receipts_of(run.run_id, plan.study_instance_uid)}
     if plan.whole:
         return received
-    return received | set(run.catalog.instances_of(plan.study_instance_uid, run.request.unit))
+    held = run.catalog.instances_of(plan.study_instance_uid, run.request.unit)
+    return received | {uid for uid, copies in held.items() if any(copy.status == "ok" for copy in copies)}
 
 
 def _settle(run: BackupRun, plan: StudyPlan, before: Collection[str]) -> set[str]:
