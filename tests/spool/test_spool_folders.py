@@ -2,7 +2,9 @@
 
 import datetime
 import json
+import os
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -133,6 +135,19 @@ def test_a_hostile_study_uid_names_no_file_outside(spool: Spool) -> None:
     spool.expect(hostile)
     assert spool.expectations("../../x") == [hostile]
     assert [path.parent for path in spool.path.parent.rglob("*.json")] == [spool.path / "expect"]
+
+
+def test_an_expectation_that_was_killed_while_written_goes_at_a_later_start(spool: Spool) -> None:
+    spool.expect(expectation())
+    old, young = (spool.path / "expect" / f"1.2.run.json.{number}.tmp" for number in (1, 2))
+    old.write_text("{")
+    young.write_text("{")
+    long_ago = time.time() - 7200
+    os.utime(old, (long_ago, long_ago))
+    spool.prepare()
+    assert not old.exists()
+    assert young.exists(), "its writer may be alive"
+    assert len(spool.expectations("1.2")) == 1
 
 
 def test_an_unreadable_expectation_is_passed_over_and_reported(spool: Spool) -> None:

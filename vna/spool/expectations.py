@@ -1,10 +1,12 @@
 """What a run said is coming, so that arrivals find their storage unit: `expect/<study>.<run>.json`."""
 
+import contextlib
 import dataclasses
 import datetime
 import hashlib
 import json
 import re
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +14,7 @@ from pathlib import Path
 from vna.identity import safe_name
 from vna.spool.durable import make_folder, write_durably
 
+_LEFT_OVER_SECONDS = 3600.0
 _RUN_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}\Z")
 
 
@@ -56,6 +59,15 @@ class Expectations:
 
     def remove(self, study_instance_uid: str, run: str) -> None:
         self._path(study_instance_uid, run).unlink(missing_ok=True)
+
+    def sweep(self) -> None:
+        """Remove what killed processes left half-written; an hour is more than any write takes."""
+        if not self._folder.is_dir():
+            return
+        for path in self._folder.glob("*.tmp"):
+            with contextlib.suppress(FileNotFoundError):
+                if time.time() - path.stat().st_mtime > _LEFT_OVER_SECONDS:
+                    path.unlink()
 
     def unreadable(self) -> Iterator[Path]:
         for path in self._paths(""):

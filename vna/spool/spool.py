@@ -62,6 +62,7 @@ class Spool:
             probe = self.path / f".writable.{os.getpid()}"
             probe.write_bytes(b"")
             probe.unlink()
+            self._expectations.sweep()
 
     def check(self) -> None:
         """As `prepare`, and also raise for an expectation that cannot be read: its study would go astray."""
