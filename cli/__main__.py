@@ -5,7 +5,6 @@ used; 130 = interrupted.
 """
 
 import sys
-import traceback
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -52,13 +51,14 @@ def _sentence(error: Exception) -> tuple[str, int]:
 
 
 def _kept(error: Exception) -> str:
+    from vna.errors import where_it_happened
     from vna.settings import home_folder
 
     path: Path = home_folder() / "logs" / "errors.log"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("a", encoding="utf-8") as file:
-            file.write("".join(traceback.format_exception(error)) + "\n")
+            file.write(f"{where_it_happened(error)}\n")
     except OSError:
         return ""
     return f"; the details are in {path}"

@@ -1,6 +1,9 @@
 """What `backupdr retrieve` does: check the question, run the flow, tell the outcome."""
 
-from collections.abc import Sequence
+import contextlib
+import os
+import signal
+from collections.abc import Generator, Sequence
 
 from cli.console import say, show, warn
 from cli.settings_of_site import known_name
@@ -8,6 +11,25 @@ from vna.settings import load_settings
 from vna.site import load_site
 
 SHOWN_PROBLEMS = 20
+
+
+STOPPING = "Stopping when the studies in work are left in order; Ctrl-C again ends at once."
+
+
+@contextlib.contextmanager
+def told_twice() -> Generator[None]:
+    """The first Ctrl-C ends the run in order, the second at once, which loses nothing either."""
+
+    def first(*_: object) -> None:
+        signal.signal(signal.SIGINT, lambda *_: os._exit(130))
+        warn(STOPPING)
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGINT, first)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def retrieve(
@@ -35,7 +57,7 @@ def retrieve(
     from deployments.server import embedded_server
 
     warn(f"Preparing the backup of {remote} to {unit}…")
-    with embedded_server(settings.home):
+    with embedded_server(settings.home), told_twice():
         from flows.query_retrieve import run_retrieval
 
         outcome = run_retrieval(

@@ -25,7 +25,7 @@ from tasks.report import live_progress, progress_told_to
 from tasks.verify import verify
 from vna.catalog import Catalog
 from vna.dimse import receiving
-from vna.errors import BackupError, RunFailed
+from vna.errors import BackupError, RunFailed, RunStopped
 from vna.jobs.filters import Filter, make_filter, parse_filter
 from vna.jobs.ledger import Ledger
 from vna.jobs.outcome import RetrievalOutcome, read_outcome
@@ -95,20 +95,37 @@ def back_up(settings: Settings, run_id: str, request: Request) -> RetrievalOutco
                 _in_parallel(run, batches(run, wanted))
         except BackupError as raised:
             error = str(raised)
+        except Exception as raised:
+            sentence = f"The run failed unexpectedly ({type(raised).__name__}); its log has the details."
+            run.ledger.end(run_id, "failed", sentence, sentence)
+            raise
+        except BaseException:  # Ctrl-C, or the worker's order to end
+            sentence = f"The run was {RunStopped()}."
+            run.ledger.end(run_id, "failed", sentence, sentence)
+            raise
         outcome = read_outcome(run.catalog, run.ledger, run_id, error)
         run.ledger.end(run_id, "completed" if outcome.ok else "failed", outcome.sentence, error)
         return outcome
 
 
 def _in_parallel(run: BackupRun, work: Iterator[list[str]]) -> None:
-    """Submit batches, never many more than are being worked on, so that memory stays flat in a long run."""
+    """Submit batches, never many more than are being worked on, so that memory stays flat in a long run.
+
+    Told to end, the run begins no further study, and ends when those in work are left in order.
+    """
     futures: list[PrefectFuture[None]] = []
-    for number, studies in enumerate(work, start=1):
-        futures.append(back_up_batch.submit(run, studies, f"batch {number}"))
-        if len(futures) >= 2 * WORKERS:
-            futures.pop(0).wait()
-    for future in futures:
-        future.wait()
+    try:
+        for number, studies in enumerate(work, start=1):
+            futures.append(back_up_batch.submit(run, studies, f"batch {number}"))
+            if len(futures) >= 2 * WORKERS:
+                futures.pop(0).wait()
+        for future in futures:
+            future.wait()
+    except BaseException:
+        run.stopping.set()
+        for future in futures:
+            future.wait()
+        raise
 
 
 @task(
@@ -123,13 +140,15 @@ def back_up_batch(run: BackupRun, studies: Sequence[str], label: str) -> None:
     todo = list(studies)
     try:
         for _ in range(GROWTH_ROUNDS):
+            if run.stopping.is_set():
+                return
             for step in (plan, move, index):
                 step(run, todo, label, return_state=True)
             proven = verify(run, todo, label, return_state=True)
             todo = proven.result(raise_on_failure=False) if proven.is_completed() else []
             if not todo:
                 return
-        reason = f"still growing at {run.remote.name}; the next run takes what came after."
+        reason = f"still growing at {run.remote.name}; the next run takes what came after"
     finally:
         close_batch(run, studies, reason)
 
@@ -172,7 +191,9 @@ def run_retrieval(
         ledger = Ledger(catalog.engine, settings.home)
         run_id = str(state.state_details.flow_run_id)
         if catalog.is_migrated() and ledger.seconds_and_error(run_id) is not None:
-            return read_outcome(catalog, ledger, run_id)
+            outcome = read_outcome(catalog, ledger, run_id)
+            if state.is_completed() or not outcome.ok:
+                return outcome
     return RetrievalOutcome(error=_why(state))
 
 

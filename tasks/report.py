@@ -13,6 +13,7 @@ from vna.jobs.outcome import look_at
 from vna.jobs.run import BackupRun
 
 EVERY_SECONDS = 2.0
+SPARING = 20
 
 _listeners: list[Callable[[str], None]] = []
 
@@ -32,32 +33,38 @@ def progress_told_to(listener: Callable[[str], None] | None) -> Generator[None]:
 
 @contextlib.contextmanager
 def live_progress(run: BackupRun) -> Generator[None]:
-    """Keep a progress artifact of the run up to date until the end; reporting never stops the run."""
-    started = time.monotonic()
-    key = f"progress-{run.run_id[:36].lower()}"
-    artifact = cast(
-        UUID, create_progress_artifact(0.0, key=key, description="Asking the source for its studies")
-    )
+    """Keep a progress artifact of the run up to date until the end; reporting never stops the run.
+
+    Looking at a large run takes time itself, so the pause grows with it.
+    """
+    began = time.monotonic()
+    artifact: UUID | None = None
+    with contextlib.suppress(Exception):
+        key = f"progress-{run.run_id[:36].lower()}"
+        made = create_progress_artifact(0.0, key=key, description="Asking the source for its studies")
+        artifact = cast(UUID, made)
     told = ""
 
     def tell() -> None:
         nonlocal told
-        progress = look_at(run, time.monotonic() - started)
+        progress = look_at(run, time.monotonic() - began)
         if progress.sentence == told or not progress.studies:
             return
         told = progress.sentence
-        update_progress_artifact(artifact, progress.percent, description=told)
         for listener in _listeners:
             listener(told)
+        if artifact is not None:
+            update_progress_artifact(artifact, progress.percent, description=told)
 
     stop = threading.Event()
 
     def keep_telling() -> None:
-        while not stop.wait(EVERY_SECONDS):
-            with contextlib.suppress(
-                Exception
-            ):  # the next look may succeed; a run does not fail by its report
+        pause = EVERY_SECONDS
+        while not stop.wait(pause):
+            looked = time.monotonic()
+            with contextlib.suppress(Exception):  # the next look may succeed
                 tell()
+            pause = max(EVERY_SECONDS, SPARING * (time.monotonic() - looked))
 
     thread = threading.Thread(target=keep_telling, name="progress", daemon=True)
     thread.start()

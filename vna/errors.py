@@ -5,6 +5,7 @@ study, what to do), and `transient` tells whether trying again may help. Whether
 decided in one place only, the Prefect task. No sentence holds patient data: studies are named by UID.
 """
 
+import traceback
 from collections.abc import Sequence
 
 
@@ -17,6 +18,11 @@ class BackupError(Exception):
 def is_transient(error: BaseException) -> bool:
     """Whether trying again may help. What we do not know is not tried again blindly."""
     return isinstance(error, BackupError) and error.transient
+
+
+def where_it_happened(error: BaseException) -> str:
+    """The stack of an error nobody expected, for a log: without its text, which may hold a patient's data."""
+    return "".join([*traceback.format_tb(error.__traceback__), type(error).__name__])
 
 
 # -- settings and what people type -----------------------------------------------------------------
@@ -183,23 +189,6 @@ class RetrieveFailed(PeerError):
         )
 
 
-class MoveIncomplete(PeerError):
-    """Fewer instances arrived than the source lists."""
-
-    transient = True
-
-    def __init__(
-        self, study_instance_uid: str, expected: int, received: int, remote: str, reason: str = ""
-    ) -> None:
-        self.study_instance_uid, self.expected, self.received = study_instance_uid, expected, received
-        self.remote, self.reason = remote, reason
-        detail = f" ({reason})" if reason else ""
-        super().__init__(
-            f"study {study_instance_uid}: {expected - received} of {expected} instances did not arrive "
-            f"from {remote}{detail}."
-        )
-
-
 # -- our own disks, spool, units and catalog --------------------------------------------------------
 
 
@@ -340,22 +329,19 @@ class SourceCannotList(StudyError):
         )
 
 
-class StudyStillGrowing(StudyError):
-    transient = True
-
-    def __init__(self, study_instance_uid: str, remote: str) -> None:
-        self.study_instance_uid, self.remote = study_instance_uid, remote
-        super().__init__(
-            f"study {study_instance_uid}: still growing at {remote}; the next run takes what came after."
-        )
-
-
 class StudyLeased(StudyError):
     transient = True
 
     def __init__(self, study_instance_uid: str, holder: str) -> None:
         self.study_instance_uid, self.holder = study_instance_uid, holder
         super().__init__(f"study {study_instance_uid}: is being copied by run {holder}.")
+
+
+class RunStopped(BackupError):
+    """The run was told to end; what it has in work is left as it is."""
+
+    def __init__(self) -> None:
+        super().__init__("stopped before its end; run it again to go on")
 
 
 class RunFailed(BackupError):

@@ -37,7 +37,7 @@ def choose(run: BackupRun) -> int:
     A study whose attribute the source does not tell is backed up all the same and noted: for a backup an
     image too many is better than one too few.
     """
-    wanted = 0
+    wanted, excluded = 0, list[str]()
     answered = _answered_keywords(run)
     for study in run.ledger.to_do(run.run_id):
         match, open_questions = judge(run.request.filters, study.attributes, answered)
@@ -45,11 +45,12 @@ def choose(run: BackupRun) -> int:
         if match is Match.unknown:
             match, note = _ask_deeper(run, study, open_questions)
         if match is Match.no:
-            run.ledger.mark(run.run_id, study.study_instance_uid, state="excluded")
+            excluded.append(study.study_instance_uid)
             continue
         wanted += 1
         if note:
             run.ledger.mark(run.run_id, study.study_instance_uid, note=note)
+    run.ledger.mark(run.run_id, excluded, state="excluded")
     run.ledger.mark_rolling_share(run.run_id, run.remote.name, run.remote.recheck_share)
     return wanted
 

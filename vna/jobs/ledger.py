@@ -82,8 +82,10 @@ class Ledger:
 
     # -- runs
 
-    def begin(self, run_id: str, source: str, unit: str, request: Mapping[str, Any]) -> None:
-        """Write the run's row; the same run begun again keeps its studies and takes the unproven ones anew."""
+    def begin(self, run_id: str, source: str, unit: str, request: Mapping[str, Any]) -> bool:
+        """Write the run's row; returns whether it was begun before. Then its studies are taken anew, all of them:
+        what was complete then may have grown since, and asking for what is held costs only questions.
+        """
         row = {
             "run_id": run_id,
             "source": source,
@@ -97,6 +99,8 @@ class Ledger:
             "error": "",
         }
         with self._engine.begin() as connection:
+            known = select(_RUN.c.run_id).where(col(Run.run_id) == run_id)
+            begun_before = connection.execute(known).scalar() is not None
             statement = _insert(connection, _RUN).values(row)
             connection.execute(
                 statement.on_conflict_do_update(
@@ -106,9 +110,10 @@ class Ledger:
             connection.execute(
                 update(_STUDY)
                 .where(col(RunStudy.run_id) == run_id)
-                .where(col(RunStudy.state).in_(("incomplete", "failed")))
-                .values(state="found", last_error="")
+                .where(col(RunStudy.state) != "excluded")
+                .values(**_FRESH)
             )
+        return begun_before
 
     def end(self, run_id: str, state: str, sentence: str, error: str = "") -> None:
         """Close the run's row and give back its leases; `error` = what stopped the run as a whole."""

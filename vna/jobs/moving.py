@@ -2,15 +2,16 @@
 
 import datetime
 import time
-from collections.abc import Collection
+from collections import Counter
+from collections.abc import Callable, Collection
 
 from vna.checkpoints import checkpoint
 from vna.dimse import GetOutcome, MoveOutcome, get, move
-from vna.errors import PeerError
+from vna.errors import MoveDestinationUnknown, PeerError, RunStopped
 from vna.indexing import help_indexing
 from vna.jobs.planning import StudyPlan
 from vna.jobs.run import BackupRun
-from vna.jobs.waiting import Arrivals
+from vna.jobs.waiting import SignsOfLife
 from vna.spool import Expectation
 
 EXPECTATION_HOURS = 24
@@ -23,9 +24,12 @@ def move_study(run: BackupRun, plan: StudyPlan) -> str:
 
     Only what has not arrived is asked for again. As long as an attempt brings something the next follows at
     once, whatever error ended it; an attempt that brings nothing ends the matter: a transient error is raised
-    for the task to try later, anything else is for the verification to judge.
+    for the task to try later, anything else is for the verification to judge. A destination the source does
+    not know stays unknown for the rest of the run. Raises `RunStopped` when the run has to end.
     """
     uid = plan.study_instance_uid
+    if run.hopeless is not None:
+        raise run.hopeless
     run.spool.may_pull()
     run.spool.expect(
         Expectation(
@@ -40,16 +44,19 @@ def move_study(run: BackupRun, plan: StudyPlan) -> str:
         return _attempt(run, plan, None)
     missing = _missing(run, plan)
     said = ""
-    while missing:
+    while missing and not run.stopping.is_set():
         run.ledger.count_attempt(run.run_id, uid)
         error: PeerError | None = None
         try:
             said = _attempt(run, plan, missing)
+        except MoveDestinationUnknown as raised:
+            run.hopeless = raised
+            raise
         except PeerError as raised:
             error, said = raised, str(raised)
         checkpoint("move.moved")
-        left = _settle(run, plan, missing)
-        if len(left) == len(missing):
+        left = missing & _settle(run, plan, missing)
+        if left == missing:
             if error is not None:
                 raise error
             break
@@ -80,9 +87,20 @@ def _attempt(run: BackupRun, plan: StudyPlan, uids: Collection[str] | None) -> s
                 instances,
                 run.settings.scp_aet,
                 whole=plan.source,
-                is_alive=Arrivals(run.spool),
+                is_alive=_signs_of_life(run, plan),
             )
     return outcome.sentence
+
+
+def _signs_of_life(run: BackupRun, plan: StudyPlan) -> Callable[[], bool]:
+    signs = SignsOfLife(run.spool, run.remote, lambda: len(_missing(run, plan)))
+
+    def sends() -> bool:
+        if run.stopping.is_set():
+            raise RunStopped
+        return signs()
+
+    return sends
 
 
 def _missing(run: BackupRun, plan: StudyPlan) -> set[str]:
@@ -93,13 +111,17 @@ def _missing(run: BackupRun, plan: StudyPlan) -> set[str]:
 
 
 def arrived_instances(run: BackupRun, plan: StudyPlan) -> set[str]:
-    """SOP Instance UIDs of the study that this run received; for a plan of missing ones also those that came
-    by another way, as a held instance is no less held. A copy known to be gone or damaged is not held.
+    """SOP Instance UIDs of the study that this attempt of the run received.
+
+    For a plan of missing ones also those that came by another way, as a held instance is no less held. A copy
+    known to be gone or damaged is not held.
     """
-    received = {row.sop_instance_uid for row in run.catalog.receipts_of(run.run_id, plan.study_instance_uid)}
+    uid = plan.study_instance_uid
+    receipts = Counter(row.sop_instance_uid for row in run.catalog.receipts_of(run.run_id, uid))
+    received = set(receipts - run.received_before.get(uid, Counter()))
     if plan.whole:
         return received
-    held = run.catalog.instances_of(plan.study_instance_uid, run.request.unit)
+    held = run.catalog.instances_of(uid, run.request.unit)
     return received | {uid for uid, copies in held.items() if any(copy.status == "ok" for copy in copies)}
 
 

@@ -1,7 +1,8 @@
 """plan: what of a wanted study is missing here, instance by instance."""
 
+from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from vna.checkpoints import checkpoint
@@ -20,8 +21,9 @@ from vna.verification import recheck_copies
 class StudyPlan:
     """What has to come of one study.
 
-    `wanted` = instances to ask for; `whole` = all of them although some are held (changed, or recheck);
-    `listable` False: the source cannot list instances, so the whole study is asked for and stays unproven.
+    `wanted` = instances to ask for; `whole` = all of them although some are held (changed, or recheck), and then
+    `held_uids` names those; `listable` False: the source cannot list instances, so the whole study is asked for
+    and stays unproven. The instances carry no attributes any more: a large study would fill the memory with them.
     """
 
     study_instance_uid: str
@@ -30,8 +32,8 @@ class StudyPlan:
     wanted: tuple[FoundInstance, ...]
     held: int
     whole: bool
-    changed: bool
     fingerprint: Mapping[str, Any]
+    held_uids: frozenset[str] = frozenset()
     listable: bool = True
     reason: str = ""
 
@@ -51,22 +53,16 @@ def plan_study(run: BackupRun, study: LedgerStudy) -> StudyPlan:
     checkpoint("plan.leased")
     interrupted = run.ledger.interrupted_runs_of(run.remote.name, uid)
     if interrupted:
-        wait_until_quiet(run.spool, run.remote.aet)
+        wait_until_quiet(run.spool, run.remote)
+    if run.begun_before and uid not in run.received_before:
+        receipts = run.catalog.receipts_of(run.run_id, uid)
+        run.received_before[uid] = Counter(row.sop_instance_uid for row in receipts)
     try:
         with run.gate:
             source = tuple(find_instances(run.remote, run.node, uid))
     except SourceCannotList as error:
         return StudyPlan(
-            uid,
-            study.attributes,
-            (),
-            (),
-            0,
-            whole=True,
-            changed=False,
-            fingerprint={},
-            listable=False,
-            reason=str(error),
+            uid, study.attributes, (), (), 0, whole=True, fingerprint={}, listable=False, reason=str(error)
         )
     sops = {instance.sop_instance_uid for instance in source}
     if run.spool.pending(sops):
@@ -74,19 +70,13 @@ def plan_study(run: BackupRun, study: LedgerStudy) -> StudyPlan:
     proven = proven_instances(run, uid)
     held = sops & proven
     print_now = fingerprint(study.as_found(), source)
-    changed = bool(held) and _has_changed(run, study, print_now)
-    whole = bool(held) and (changed or study.recheck or run.request.recheck)
+    whole = bool(held) and (study.recheck or run.request.recheck or _has_changed(run, study, print_now))
+    source = tuple(replace(instance, attributes={}) for instance in source)
     wanted = source if whole else tuple(i for i in source if i.sop_instance_uid not in proven)
-    run.ledger.mark(
-        run.run_id,
-        uid,
-        state="planned",
-        expected=len(sops),
-        held=len(held),
-        changed=changed,
-    )
+    run.ledger.mark(run.run_id, uid, state="planned", expected=len(sops), held=len(held))
     checkpoint("plan.planned")
-    return StudyPlan(uid, study.attributes, source, wanted, len(held), whole, changed, print_now)
+    held_uids = frozenset(held) if whole else frozenset[str]()
+    return StudyPlan(uid, study.attributes, source, wanted, len(held), whole, print_now, held_uids)
 
 
 def proven_instances(run: BackupRun, study_instance_uid: str) -> set[str]:

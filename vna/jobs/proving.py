@@ -1,12 +1,15 @@
 """verify: ask the source again, compare, and only then say `complete`."""
 
+from collections.abc import Collection
+
 from vna.checkpoints import checkpoint
 from vna.dimse import find_instances
 from vna.errors import StudyIncomplete
+from vna.identity import FoundInstance
 from vna.jobs.moving import arrived_instances
 from vna.jobs.planning import StudyPlan, proven_instances
 from vna.jobs.run import BackupRun
-from vna.verification import verify_study
+from vna.verification import VerifiedStudy, verify_study
 
 
 def prove_study(run: BackupRun, plan: StudyPlan, said: str = "") -> bool:
@@ -26,30 +29,26 @@ def prove_study(run: BackupRun, plan: StudyPlan, said: str = "") -> bool:
         if {i.sop_instance_uid for i in source} - {i.sop_instance_uid for i in plan.source}:
             return False
     checkpoint("verify.listed")
-    proven = proven_instances(run, uid)
-    wanted = {instance.sop_instance_uid for instance in plan.wanted}
-    reasons = {entry.sop_instance_uid: f"set aside: {entry.reason}" for entry in run.spool.aside()}
+    arrived = arrived_instances(run, plan) if plan.whole else set[str]()
+    new = sum(1 for row in run.catalog.receipts_of(run.run_id, uid) if row.is_new_version)
     try:
-        verified = verify_study(
-            uid,
-            source,
-            proven,
-            must_arrive=wanted if plan.whole else (),
-            arrived=arrived_instances(run, plan) if plan.whole else (),
-            known_reasons={sop: reasons.get(sop, said) for sop in wanted if reasons.get(sop, said)},
-        )
+        verified = _compare(run, plan, source, arrived, said)
     except StudyIncomplete as error:
-        run.ledger.mark(run.run_id, uid, state="incomplete", last_error=str(error))
+        if plan.held_uids <= arrived:
+            _remember(run, plan)
+        run.ledger.mark(run.run_id, uid, state="incomplete", last_error=str(error), changed=new > 0)
         return True
-    run.ledger.remember(run.remote.name, uid, plan.fingerprint, pulled_whole=plan.whole or not plan.held)
+    _remember(run, plan)
     checkpoint("verify.remembered")
+    note = _note(uid, new, verified.gone_at_source)
     run.ledger.mark(
         run.run_id,
         uid,
         state="complete",
         last_error="",
         expected=verified.instances,
-        **({"note": note} if (note := _note(run, plan, verified.gone_at_source)) else {}),
+        changed=new > 0,
+        **({"note": note} if note else {}),
     )
     run.spool.forget(uid, run.run_id)
     run.ledger.release(run.run_id, run.remote.name, [uid])
@@ -57,13 +56,45 @@ def prove_study(run: BackupRun, plan: StudyPlan, said: str = "") -> bool:
     return True
 
 
-def _note(run: BackupRun, plan: StudyPlan, gone: int) -> str:
-    uid = plan.study_instance_uid
+def _compare(
+    run: BackupRun,
+    plan: StudyPlan,
+    source: Collection[FoundInstance],
+    arrived: Collection[str],
+    said: str,
+) -> VerifiedStudy:
+    """Raises `StudyIncomplete`, with what is known of why."""
+    wanted = {instance.sop_instance_uid for instance in plan.wanted}
+    reasons = dict.fromkeys(wanted, said) if said else {}
+    proven = proven_instances(run, plan.study_instance_uid)
+    missing = wanted - set(proven) | (wanted - set(arrived) if plan.whole else set[str]())
+    if missing:  # thousands may lie aside, so they are looked at only where one is missing
+        aside = {entry.sop_instance_uid: f"set aside: {entry.reason}" for entry in run.spool.aside()}
+        reasons |= {uid: aside[uid] for uid in missing & set(aside)}
+    return verify_study(
+        plan.study_instance_uid,
+        tuple(source),
+        proven,
+        must_arrive=wanted if plan.whole else (),
+        arrived=arrived,
+        known_reasons=reasons,
+    )
+
+
+def _remember(run: BackupRun, plan: StudyPlan) -> None:
+    """Keep the source's answers, to know a change by them: only once all that changed has come."""
+    run.ledger.remember(
+        run.remote.name,
+        plan.study_instance_uid,
+        plan.fingerprint,
+        pulled_whole=plan.whole or not plan.held,
+    )
+
+
+def _note(uid: str, new: int, gone: int) -> str:
     parts: list[str] = []
-    if plan.whole:
-        new = sum(1 for row in run.catalog.receipts_of(run.run_id, uid) if row.is_new_version)
-        if new:
-            parts.append(f"{new} instances changed at the source, both versions kept")
+    if new:
+        parts.append(f"{new} instances changed at the source, both versions kept")
     if gone:
         parts.append(f"{gone} instances are held that the source lists no more")
     return f"study {uid}: {'; '.join(parts)}." if parts else ""

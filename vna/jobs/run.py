@@ -5,6 +5,8 @@ runs them, a Prefect flow or a notebook.
 """
 
 import contextlib
+import threading
+from collections import Counter
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -12,8 +14,10 @@ from typing import TYPE_CHECKING
 
 from vna.catalog import Catalog
 from vna.dimse import OurNode, SourceGate
+from vna.errors import PeerError
 from vna.jobs.filters import Filter
 from vna.jobs.ledger import Ledger, LivingRun
+from vna.jobs.waiting import wait_until_quiet
 from vna.settings import Settings
 from vna.site import RemoteServer, RetrieveMethod, load_site
 from vna.spool import Spool
@@ -49,11 +53,21 @@ class Request:
         }
 
 
+@dataclass(slots=True)
+class StudyWork:
+    """A study between two steps: its plan, what the source said of what it did not send, whether it grew."""
+
+    plan: "StudyPlan"
+    said: str = ""
+    grown: bool = False
+
+
 class BackupRun:
     """An open run. Not a value: it holds connections, locks and the limits towards the source.
 
-    `plans`, `said` and `grown` are the memory between two steps of a study in work; what must outlive the
-    process is in the ledger.
+    `work` is the memory between two steps of a study; what must outlive the process is in the ledger. `stopping`
+    is set when the run has to end: steps begin no further study then. `hopeless` = an error that every further
+    retrieve from this source would end with.
     """
 
     def __init__(
@@ -66,6 +80,8 @@ class BackupRun:
         spool: Spool,
         catalog: Catalog,
         ledger: Ledger,
+        *,
+        begun_before: bool = False,
     ) -> None:
         self.run_id = run_id
         self.request = request
@@ -77,9 +93,11 @@ class BackupRun:
         self.catalog = catalog
         self.ledger = ledger
         self.gate = SourceGate(remote)
-        self.plans: dict[str, StudyPlan] = {}
-        self.said: dict[str, str] = {}
-        self.grown: set[str] = set()
+        self.work: dict[str, StudyWork] = {}
+        self.received_before: dict[str, Counter[str]] = {}
+        self.begun_before = begun_before
+        self.stopping = threading.Event()
+        self.hopeless: PeerError | None = None
 
     @property
     def by_get(self) -> bool:
@@ -99,7 +117,11 @@ def open_run(settings: Settings, run_id: str, request: Request) -> Generator[Bac
         catalog.migrate()
         ledger = Ledger(catalog.engine, settings.home)
         with LivingRun(ledger, settings.home, run_id):
-            ledger.begin(run_id, request.source, request.unit, request.as_row())
-            yield BackupRun(run_id, request, settings, remote, unit, spool, catalog, ledger)
+            begun_before = ledger.begin(run_id, request.source, request.unit, request.as_row())
+            if begun_before:  # its first process may have been killed while the source was sending
+                wait_until_quiet(spool, remote)
+            yield BackupRun(
+                run_id, request, settings, remote, unit, spool, catalog, ledger, begun_before=begun_before
+            )
     finally:
         catalog.close()

@@ -5,16 +5,19 @@ never stops its batch. A transient error is raised after the last study, so that
 whole; what is done is not done twice, because the run remembers it.
 """
 
+import logging
 from collections.abc import Callable, Iterator, Sequence
 
-from vna.errors import BackupError, is_transient
+from vna.errors import BackupError, RunStopped, is_transient, where_it_happened
 from vna.jobs.moving import index_study, move_study
-from vna.jobs.planning import StudyPlan, plan_study
+from vna.jobs.planning import plan_study
 from vna.jobs.proving import prove_study
-from vna.jobs.run import BackupRun, Order
+from vna.jobs.run import BackupRun, Order, StudyWork
 
 BATCHES = 16
 BATCH_STUDIES = 25
+
+_log = logging.getLogger(__name__)
 
 
 def batches(run: BackupRun, wanted: int) -> Iterator[list[str]]:
@@ -36,10 +39,10 @@ def plan_batch(run: BackupRun, study_instance_uids: Sequence[str]) -> None:
     """Plan every study that is not planned yet."""
 
     def plan(uid: str) -> None:
-        if uid in run.plans:
+        if uid in run.work:
             return
         (study,) = run.ledger.studies(run.run_id, [uid])
-        run.plans[uid] = plan_study(run, study)
+        run.work[uid] = StudyWork(plan_study(run, study))
 
     _each(run, study_instance_uids, plan)
 
@@ -47,13 +50,13 @@ def plan_batch(run: BackupRun, study_instance_uids: Sequence[str]) -> None:
 def move_batch(run: BackupRun, study_instance_uids: Sequence[str]) -> None:
     """Pull what the plans want."""
 
-    def pull(uid: str, plan: StudyPlan) -> None:
-        if plan.nothing_to_move:
+    def pull(work: StudyWork) -> None:
+        if work.plan.nothing_to_move:
             return
         try:
-            run.said[uid] = move_study(run, plan)
+            work.said = move_study(run, work.plan)
         except BackupError as error:
-            run.said[uid] = str(error)
+            work.said = str(error)
             raise
 
     _each_planned(run, study_instance_uids, pull)
@@ -62,9 +65,9 @@ def move_batch(run: BackupRun, study_instance_uids: Sequence[str]) -> None:
 def index_batch(run: BackupRun, study_instance_uids: Sequence[str]) -> None:
     """Wait until what arrived is placed and catalogued."""
 
-    def index(_: str, plan: StudyPlan) -> None:
-        if not plan.nothing_to_move:
-            index_study(run, plan)
+    def index(work: StudyWork) -> None:
+        if not work.plan.nothing_to_move:
+            index_study(run, work.plan)
 
     _each_planned(run, study_instance_uids, index)
 
@@ -72,46 +75,55 @@ def index_batch(run: BackupRun, study_instance_uids: Sequence[str]) -> None:
 def verify_batch(run: BackupRun, study_instance_uids: Sequence[str]) -> list[str]:
     """Prove the planned studies; returns those that grew meanwhile and must be planned again."""
 
-    def prove(uid: str, plan: StudyPlan) -> None:
-        if not prove_study(run, plan, run.said.get(uid, "")):
-            run.grown.add(uid)
-        del run.plans[uid]
-        run.said.pop(uid, None)
+    def prove(work: StudyWork) -> None:
+        if not work.grown:
+            work.grown = not prove_study(run, work.plan, work.said)
+            if not work.grown:
+                del run.work[work.plan.study_instance_uid]
 
     _each_planned(run, study_instance_uids, prove)
-    grown = [uid for uid in study_instance_uids if uid in run.grown]
-    run.grown.difference_update(grown)
+    grown = [uid for uid in study_instance_uids if uid in run.work and run.work[uid].grown]
+    for uid in grown:
+        del run.work[uid]
     return grown
 
 
 def close_batch(run: BackupRun, study_instance_uids: Sequence[str], reason: str) -> None:
     """Nothing of a batch stays without an outcome: what no step decided is failed, with the reason."""
+    if run.stopping.is_set():
+        reason = str(RunStopped())
     for study in run.ledger.studies(run.run_id, study_instance_uids):
         uid = study.study_instance_uid
-        run.plans.pop(uid, None)
-        run.said.pop(uid, None)
-        run.grown.discard(uid)
+        run.work.pop(uid, None)
         if study.state not in {"complete", "incomplete", "failed", "excluded"}:
-            run.ledger.mark(run.run_id, uid, state="failed", last_error=f"study {uid}: {reason}")
+            run.ledger.mark(run.run_id, uid, state="failed", last_error=f"study {uid}: {reason}.")
     run.ledger.release(run.run_id, run.remote.name, study_instance_uids)
 
 
 def _each_planned(
-    run: BackupRun, study_instance_uids: Sequence[str], step: Callable[[str, StudyPlan], None]
+    run: BackupRun, study_instance_uids: Sequence[str], step: Callable[[StudyWork], None]
 ) -> None:
-    planned = [uid for uid in study_instance_uids if uid in run.plans]
-    _each(run, planned, lambda uid: step(uid, run.plans[uid]))
+    planned = [uid for uid in study_instance_uids if uid in run.work]
+    _each(run, planned, lambda uid: step(run.work[uid]))
 
 
 def _each(run: BackupRun, study_instance_uids: Sequence[str], step: Callable[[str], None]) -> None:
     try_again: BackupError | None = None
     for uid in study_instance_uids:
+        if run.stopping.is_set():
+            return
         try:
             step(uid)
+        except RunStopped:
+            return
         except BackupError as error:
             run.ledger.mark(run.run_id, uid, state="failed", last_error=_named(uid, error))
             if is_transient(error) and try_again is None:
                 try_again = error
+        except Exception as error:  # noqa: BLE001 - one study must not stop the others, whatever it is
+            _log.error("study %s failed unexpectedly\n%s", uid, where_it_happened(error))
+            sentence = f"study {uid}: failed unexpectedly ({type(error).__name__}); the log has the details."
+            run.ledger.mark(run.run_id, uid, state="failed", last_error=sentence)
     if try_again is not None:
         raise try_again
 
