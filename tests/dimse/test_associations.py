@@ -15,6 +15,7 @@ from pynetdicom.presentation import build_context
 from pynetdicom.sop_class import Verification
 
 from vna.dimse import OurNode, associate, echo
+from vna.dimse.associations import _PeerSocket
 from vna.errors import (
     AnswerInvalid,
     AssociationAborted,
@@ -131,6 +132,26 @@ def test_a_peer_with_too_many_associations_is_worth_another_try() -> None:
     with listener(local_limit_exceeded, close=False) as port, pytest.raises(AssociationRejected) as caught:
         echo(remote(port), NODE)
     assert caught.value.transient
+
+
+def test_a_refusal_that_is_over_before_we_look_is_still_a_refusal(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Slow(threading.Event):
+        def wait(self, timeout: float | None = None) -> bool:
+            told = super().wait(timeout)
+            time.sleep(0.3)  # as on a busy machine
+            return told
+
+    plain = _PeerSocket.__init__
+
+    def slow(self: _PeerSocket, *args: object, **options: object) -> None:
+        plain(self, *args, **options)  # type: ignore[arg-type]
+        self._ready = Slow()
+
+    monkeypatch.setattr(_PeerSocket, "__init__", slow)
+    unknown_called_aet = bytes([3, 0, 0, 0, 0, 4, 0, 1, 1, 7])
+    with listener(unknown_called_aet, close=True) as port, pytest.raises(AssociationRejected) as caught:
+        echo(remote(port), NODE)
+    assert "'PEER'" in str(caught.value)
 
 
 def test_a_service_the_peer_does_not_offer_is_named() -> None:

@@ -18,7 +18,7 @@ from typing import Any, cast
 from pynetdicom import _config, evt
 from pynetdicom.ae import ApplicationEntity
 from pynetdicom.association import Association
-from pynetdicom.pdu_primitives import A_ABORT, A_P_ABORT, SCP_SCU_RoleSelectionNegotiation
+from pynetdicom.pdu_primitives import A_ABORT, A_ASSOCIATE, A_P_ABORT, SCP_SCU_RoleSelectionNegotiation
 from pynetdicom.presentation import PresentationContext
 from pynetdicom.transport import T_CONNECT, AddressInformation, AssociationSocket
 
@@ -202,7 +202,12 @@ def _why_not(
         if opened.handshaking:
             return TlsFailed(remote.name, reason)
         return RemoteUnreachable(remote.name, remote.host, remote.port, reason)
+    # a peer that refuses and closes at once may have gone when the library looks whether it is connected at all
+    unread = list(association.dul.to_user_queue.queue)
+    aborts = [*aborts, *(late for late in unread if isinstance(late, (A_ABORT, A_P_ABORT)))]
     answer = association.acceptor.primitive
+    if answer is None:
+        answer = next((late for late in unread if isinstance(late, A_ASSOCIATE)), None)
     if answer is not None and answer.result:
         reason = answer.reason_str[0].lower() + answer.reason_str[1:]
         return AssociationRejected(remote.name, node.aet, remote.aet, answer.result, reason)
