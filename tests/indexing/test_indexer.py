@@ -153,6 +153,28 @@ def test_while_a_unit_is_away_its_files_wait_and_others_are_placed(settings: Set
     assert folders(settings) == []
 
 
+def test_a_unit_that_comes_back_after_the_expectation_ended_gets_its_study_all_the_same(
+    settings: Settings,
+) -> None:
+    add_units(settings, "nas1")
+    (of,) = study(1, 1)
+    expires = datetime.datetime.now(datetime.UTC) + datetime.timedelta(seconds=1)
+    spool_of(settings).expect(Expectation(str(of["study"]), "run", "nas1", expires))
+    receive(settings, of)
+    (settings.home / "units" / "nas1" / MARKER).rename(settings.home / "aside")
+    with Indexer(settings) as indexer:
+        indexer.migrate()
+        assert [type(error) for error in indexer.run_once().errors] == [UnitUnavailable]
+        time.sleep(max(0.0, (expires - datetime.datetime.now(datetime.UTC)).total_seconds()) + 0.1)
+        assert [type(error) for error in indexer.run_once().errors] == [UnitUnavailable]
+        (settings.home / "aside").rename(settings.home / "units" / "nas1" / MARKER)
+        assert indexer.run_once().placed == 1
+    assert report_of(settings, "nas1").ok == 1
+    assert not settings.default_unit_path.exists()
+    with Catalog(settings.catalog_database_url) as catalog:
+        assert len(catalog.receipts_of("run", str(of["study"]))) == 1
+
+
 def test_a_study_for_two_units_of_which_one_is_away_is_not_written_again_and_again(
     settings: Settings,
 ) -> None:

@@ -130,6 +130,51 @@ def test_expectations_are_found_by_study_until_they_expire_or_are_forgotten(spoo
     assert spool.expectations("1.2") == [second]
 
 
+def test_an_expectation_holds_for_what_came_before_it_expired_however_much_later_that_is_placed(
+    spool: Spool,
+) -> None:
+    with open_association(spool) as association:
+        receive(association, "1.2.3")
+    opened_at = datetime.datetime.fromtimestamp(spool.opened_at(association.path), datetime.UTC)
+    second = datetime.timedelta(seconds=1)
+    before = Expectation("1.2", "before", "default", opened_at - second)
+    after = Expectation("1.2", "after", "default", opened_at + second)
+    spool.expect(before)
+    spool.expect(after)
+    time.sleep(1.1)
+    assert spool.expectations("1.2") == []
+    assert spool.expectations("1.2", association.path) == [after]
+    assert spool.sweep_expectations() == 1
+    assert spool.expectations("1.2", association.path) == [after]
+    spool.remove_received(spool.received(association.path)[0])
+    spool.sweep(association.path)
+    assert spool.sweep_expectations() == 1
+    assert not list(spool.path.glob("expect/*.json"))
+
+
+def test_an_expectation_that_is_renewed_while_old_ones_are_swept_stays(spool: Spool) -> None:
+    """The sweeper has read the old one for the last time when the run says again what it expects."""
+    spool.expect(expectation(hours=-1))
+    renewed = expectation()
+    read = Path.read_bytes
+    renewing = threading.Thread(target=spool.expect, args=(renewed,))
+    reads: list[Path] = []
+
+    def read_and_renew(path: Path) -> bytes:
+        content = read(path)
+        reads.append(path)
+        if len(reads) == 2:
+            renewing.start()
+            renewing.join(0.5)
+        return content
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(Path, "read_bytes", read_and_renew)
+        spool.sweep_expectations()
+        renewing.join(10)
+    assert spool.expectations("1.2") == [renewed]
+
+
 def test_a_hostile_study_uid_names_no_file_outside(spool: Spool) -> None:
     hostile = expectation(study="../../x", run="../../run")
     spool.expect(hostile)

@@ -15,8 +15,6 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ulid import ULID
-
 from vna.catalog import Catalog
 from vna.checkpoints import checkpoint
 from vna.errors import BackupError, CatalogUnavailable, PlacingFailed, SourceDiffers, SpoolUnusable
@@ -165,7 +163,7 @@ class Indexer:
                 return
             for study in self._identify(batch, readings, association, done):
                 try:
-                    self._place(study, association, site)
+                    self._place(study, folder, association, site)
                     done.placed += len(study)
                 except SourceDiffers as error:
                     self._set_aside_damaged(study, association, error, done)
@@ -180,7 +178,7 @@ class Indexer:
 
     def _is_left_over(self, folder: Path) -> bool:
         """Whether only its removal is missing; a new folder without files is about to be filled."""
-        age = time.time() - ULID.from_str(folder.name).timestamp
+        age = time.time() - self._spool.opened_at(folder)
         return age > _YOUNG_SECONDS and not self._spool.received(folder)
 
     def _postpone(self, error: BackupError, done: Pass) -> None:
@@ -221,14 +219,16 @@ class Indexer:
             studies[reading.identity.study_instance_uid].append(IdentifiedFile(file, reading.identity))
         return list(studies.values())
 
-    def _place(self, files: list[IdentifiedFile], association: AssociationRecord, site: Site) -> None:
+    def _place(
+        self, files: list[IdentifiedFile], folder: Path, association: AssociationRecord, site: Site
+    ) -> None:
         """Onto every unit that expects the study, else the default one; then unlink. One unit that fails keeps
         the files in the spool, and the others get theirs all the same.
         """
         study = files[0].identity.study_instance_uid
         self._tell_invalid_uids(files)
         failed: BackupError | None = None
-        for unit_name, runs in self._wanted_by(study).items():
+        for unit_name, runs in self._wanted_by(study, folder).items():
             try:
                 unit = self._unit(site.unit(unit_name))
                 place_on_unit(unit, self._catalog, files, runs, association)
@@ -250,10 +250,10 @@ class Indexer:
                     study = safe_name(of.study_instance_uid)
                     self._tell(f"study {study}: a UID in it is no UID; kept under the name {safe_name(uid)}.")
 
-    def _wanted_by(self, study_instance_uid: str) -> dict[str, set[str]]:
-        """Unit → the runs that expect the study there; the default unit and no run if nobody does."""
+    def _wanted_by(self, study_instance_uid: str, folder: Path) -> dict[str, set[str]]:
+        """Unit → the runs that expected the study there; the default unit and no run if nobody did."""
         wanted: defaultdict[str, set[str]] = defaultdict(set)
-        for expectation in self._spool.expectations(study_instance_uid):
+        for expectation in self._spool.expectations(study_instance_uid, folder):
             wanted[expectation.unit].add(expectation.run)
         return wanted or {self._settings.default_unit: {""}}
 

@@ -4,6 +4,7 @@ import contextlib
 import datetime
 import os
 import re
+import time
 from collections.abc import Collection, Iterator
 from pathlib import Path
 
@@ -133,6 +134,10 @@ class Spool:
         for name in names:
             yield self.path / name
 
+    def opened_at(self, folder: Path) -> float:
+        """When the association of a folder was opened, in seconds since 1970, as its name tells."""
+        return ULID.from_str(folder.name).timestamp
+
     def is_open(self, folder: Path) -> bool:
         """Whether a living receiver may still add to this folder."""
         return is_locked(folder / RECEIVING_LOCK)
@@ -157,9 +162,25 @@ class Spool:
         with as_spool_error(self.path):
             self._expectations.add(expectation)
 
-    def expectations(self, study_instance_uid: str) -> list[Expectation]:
-        """What is expected of a study now; an unreadable file is passed over here and told by `check`."""
-        return self._expectations.of_study(study_instance_uid)
+    def expectations(self, study_instance_uid: str, folder: Path | None = None) -> list[Expectation]:
+        """What was expected of a study when the association of this folder was opened, or is expected now.
+
+        An unreadable file is passed over here and told by `check`.
+        """
+        at = time.time() if folder is None else self.opened_at(folder)
+        with as_spool_error(self.path):
+            return self._expectations.of_study(study_instance_uid, at)
+
+    def sweep_expectations(self) -> int:
+        """Remove expectations that can hold for nothing any more, and return how many.
+
+        Expired is not enough: what came before and waits, because its unit is away, still belongs to them.
+        """
+        with as_spool_error(self.path):
+            return self._expectations.sweep_expired(time.time(), self._oldest)
+
+    def _oldest(self) -> float:
+        return min(map(self.opened_at, self.folders()), default=time.time())
 
     def forget(self, study_instance_uid: str, run: str) -> None:
         """The run expects nothing more of this study."""
