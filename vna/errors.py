@@ -301,6 +301,14 @@ class CatalogUnavailable(StoreError):
         )
 
 
+class CatalogRefused(StoreError):
+    """The catalog database answers, and does not take this; the same again would be refused again."""
+
+    def __init__(self, reason: str) -> None:
+        self.reason = reason
+        super().__init__(f"The catalog database refuses what it was given ({reason}).")
+
+
 # -- studies and runs ------------------------------------------------------------------------------
 
 

@@ -1,20 +1,21 @@
 """The connection to the catalog's database: SQLite in the home folder, or PostgreSQL by URL.
 
-Whatever the database refuses leaves this room as `CatalogUnavailable`; that holds for everybody who uses the
-engine, the run ledger too.
+Whatever the database refuses leaves this room as `CatalogUnavailable`, when all may be well again later, or as
+`CatalogRefused`, when it is what we wanted to write or ask; that holds for everybody who uses the engine, the
+run ledger too.
 """
 
+import re
 import sqlite3
 import time
 from pathlib import Path
-from typing import Any
 
 import psycopg
 from sqlalchemy import URL, create_engine, event, make_url
 from sqlalchemy.engine import Connection, Engine, ExceptionContext
 from sqlalchemy.exc import ArgumentError
 
-from vna.errors import CatalogUnavailable, SettingsError
+from vna.errors import CatalogRefused, CatalogUnavailable, SettingsError
 
 BUSY_SECONDS = 60.0
 WRITES = {"writes": True}
@@ -22,13 +23,18 @@ WRITES = {"writes": True}
 reader that becomes a writer later is refused at once, whatever the time-out.
 """
 
-
 _UNUSABLE = (
     sqlite3.OperationalError,
     psycopg.OperationalError,
     psycopg.InterfaceError,
     psycopg.errors.InsufficientPrivilege,
+    psycopg.errors.UndefinedTable,
+    psycopg.errors.ReadOnlySqlTransaction,
 )
+"""The database, not our request: away, full, locked, read-only, without its tables or our rights."""
+_OVER_A_LIMIT = "54"
+"""The class of SQLSTATE for what is too large to be kept, of which psycopg makes operational errors."""
+_LONGEST_REASON = 200
 
 
 def make_engine(url: str) -> Engine:
@@ -95,10 +101,22 @@ def _begin_sqlite(connection: Connection) -> None:
     connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
 
 
-def _tell(context: ExceptionContext) -> CatalogUnavailable | None:
-    error: Any = context.original_exception
-    unusable = isinstance(error, sqlite3.OperationalError | psycopg.OperationalError | psycopg.InterfaceError)
+def _tell(context: ExceptionContext) -> CatalogUnavailable | CatalogRefused | None:
+    error = context.original_exception
     # a damaged file, or one that is no database, is a plain DatabaseError
-    if not unusable and type(error) is not sqlite3.DatabaseError:
-        return None
-    return CatalogUnavailable(next(iter(str(error).strip().splitlines()), type(error).__name__))
+    unusable = isinstance(error, _UNUSABLE) or type(error) is sqlite3.DatabaseError
+    if unusable and not (getattr(error, "sqlstate", None) or "").startswith(_OVER_A_LIMIT):
+        return CatalogUnavailable(_reason(error))
+    if isinstance(error, sqlite3.Error | psycopg.Error | UnicodeError):
+        return CatalogRefused(_without_values(_reason(error)))
+    return None
+
+
+def _reason(error: BaseException) -> str:
+    first = next(iter(str(error).strip().splitlines()), type(error).__name__)
+    return first[:_LONGEST_REASON]
+
+
+def _without_values(reason: str) -> str:
+    """What a database quotes in such an error may be a patient's."""
+    return re.sub(r"""(["']).*\1""", "…", reason)

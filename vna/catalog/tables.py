@@ -2,7 +2,8 @@
 
 Every row has a natural key and is merged by rules that do not depend on order (the later `told_at` wins, the
 earlier `stored_at` stays), so that several indexers, a replay and a rebuild all end with the same rows.
-`told_at` is ISO 8601 in UTC with microseconds: it sorts as text.
+`told_at` is ISO 8601 in UTC with microseconds: it sorts as text. No text has a limit: what a stranger sent may be
+longer than the standard allows, and the two kinds of database must not differ in what they take.
 """
 
 from typing import Any
@@ -62,11 +63,11 @@ class Version(SQLModel, table=True):
     __tablename__ = "version"  # pyright: ignore[reportAssignmentType]
     __table_args__ = (Index("ix_version_instance", "study_instance_uid", "sop_instance_uid"),)
 
-    version_id: str = Field(primary_key=True, max_length=32)
+    version_id: str = Field(primary_key=True)
     study_instance_uid: str
     sop_instance_uid: str
     transfer_syntax_uid: str
-    dataset_sha256: str = Field(max_length=64)
+    dataset_sha256: str
     dataset_length: int = _bytes()
     stored_at: str
 
@@ -83,12 +84,12 @@ class Copy(SQLModel, table=True):
 
     unit: str = Field(primary_key=True)
     path: str = Field(primary_key=True)
-    version_id: str = Field(max_length=32)
+    version_id: str
     size: int = _bytes()
     header_length: int
-    header_sha256: str = Field(max_length=64)
+    header_sha256: str
     mtime_ns: int = _bytes()
-    status: str = Field(max_length=20)
+    status: str
     replaced_by: str = ""
     told_at: str
 
@@ -102,10 +103,10 @@ class Receipt(SQLModel, table=True):
         Index("ix_receipt_version", "version_id"),
     )
 
-    association: str = Field(primary_key=True, max_length=26)
-    version_id: str = Field(primary_key=True, max_length=32)
+    association: str = Field(primary_key=True)
+    version_id: str = Field(primary_key=True)
     unit: str = Field(primary_key=True)
-    run: str = Field(primary_key=True, max_length=64)
+    run: str = Field(primary_key=True)
     study_instance_uid: str
     sop_instance_uid: str
     size: int = _bytes()

@@ -1,6 +1,7 @@
 """Tables of the run ledger; they share the catalog's database and migrations.
 
 The ledger is memory of work, not of images: a catalog rebuilt from storage units starts with an empty one.
+No text has a limit: what sources answer may be longer than the standard allows, and SQLite would take it.
 """
 
 from typing import Any
@@ -14,14 +15,14 @@ class Run(SQLModel, table=True):
 
     __tablename__ = "run"  # pyright: ignore[reportAssignmentType]
 
-    run_id: str = Field(primary_key=True, max_length=64)
-    source: str = Field(max_length=128)
-    unit: str = Field(max_length=128)
+    run_id: str = Field(primary_key=True)
+    source: str
+    unit: str
     request: dict[str, Any] = Field(default_factory=dict, sa_column=Column(JSON, nullable=False))
-    host: str = Field(max_length=255)
+    host: str
     started_at: float = Field(sa_column=Column(Float, nullable=False))
     ended_at: float | None = Field(default=None, sa_column=Column(Float))
-    state: str = Field(default="running", max_length=16)
+    state: str = Field(default="running")
     sentence: str = Field(default="", sa_column=Column(Text, nullable=False))
     error: str = Field(default="", sa_column=Column(Text, nullable=False))
 
@@ -35,11 +36,11 @@ class RunStudy(SQLModel, table=True):
         Index("ix_run_study_study", "study_instance_uid"),
     )
 
-    run_id: str = Field(primary_key=True, max_length=64)
-    study_instance_uid: str = Field(primary_key=True, max_length=64)
+    run_id: str = Field(primary_key=True)
+    study_instance_uid: str = Field(primary_key=True)
     attributes: dict[str, str] = Field(default_factory=dict, sa_column=Column(JSON, nullable=False))
-    sort_key: str = Field(default="", max_length=64)
-    state: str = Field(default="found", max_length=16)
+    sort_key: str = Field(default="")
+    state: str = Field(default="found")
     recheck: bool = Field(default=False)
     changed: bool = Field(default=False)
     attempts: int = Field(default=0)
@@ -55,9 +56,9 @@ class Lease(SQLModel, table=True):
 
     __tablename__ = "lease"  # pyright: ignore[reportAssignmentType]
 
-    source: str = Field(primary_key=True, max_length=128)
-    study_instance_uid: str = Field(primary_key=True, max_length=64)
-    run_id: str = Field(index=True, max_length=64)
+    source: str = Field(primary_key=True)
+    study_instance_uid: str = Field(primary_key=True)
+    run_id: str = Field(index=True)
     expires_at: float = Field(sa_column=Column(Float, nullable=False))
 
 
@@ -66,8 +67,8 @@ class SourceStudy(SQLModel, table=True):
 
     __tablename__ = "source_study"  # pyright: ignore[reportAssignmentType]
 
-    source: str = Field(primary_key=True, max_length=128)
-    study_instance_uid: str = Field(primary_key=True, max_length=64)
+    source: str = Field(primary_key=True)
+    study_instance_uid: str = Field(primary_key=True)
     fingerprint: dict[str, Any] = Field(default_factory=dict, sa_column=Column(JSON, nullable=False))
     completed_at: float = Field(sa_column=Column(Float, nullable=False))
     pulled_whole_at: float = Field(sa_column=Column(Float, nullable=False))

@@ -16,8 +16,8 @@ def upgrade() -> None:
     _ledger()
 
 
-def _text(name: str, length: int | None = None, *, key: bool = False) -> "sa.Column[Any]":
-    return sa.Column(name, sa.String(length), primary_key=key, nullable=False)
+def _text(name: str, *, key: bool = False) -> "sa.Column[Any]":
+    return sa.Column(name, sa.String(), primary_key=key, nullable=False)
 
 
 def _column(name: str, kind: Any) -> "sa.Column[Any]":
@@ -53,11 +53,11 @@ def _catalog() -> None:
     op.create_index("ix_instance_sop_instance_uid", "instance", ["sop_instance_uid"])
     op.create_table(
         "version",
-        _text("version_id", 32, key=True),
+        _text("version_id", key=True),
         _text("study_instance_uid"),
         _text("sop_instance_uid"),
         _text("transfer_syntax_uid"),
-        _text("dataset_sha256", 64),
+        _text("dataset_sha256"),
         _column("dataset_length", sa.BigInteger),
         _text("stored_at"),
     )
@@ -69,22 +69,22 @@ def _holdings() -> None:
         "copy",
         _text("unit", key=True),
         _text("path", key=True),
-        _text("version_id", 32),
+        _text("version_id"),
         _column("size", sa.BigInteger),
         _column("header_length", sa.Integer),
-        _text("header_sha256", 64),
+        _text("header_sha256"),
         _column("mtime_ns", sa.BigInteger),
-        _text("status", 20),
+        _text("status"),
         _text("replaced_by"),
         _text("told_at"),
     )
     op.create_index("ix_copy_version", "copy", ["version_id"])
     op.create_table(
         "receipt",
-        _text("association", 26, key=True),
-        _text("version_id", 32, key=True),
+        _text("association", key=True),
+        _text("version_id", key=True),
         _text("unit", key=True),
-        _text("run", 64, key=True),
+        _text("run", key=True),
         _text("study_instance_uid"),
         _text("sop_instance_uid"),
         _column("size", sa.BigInteger),
@@ -105,24 +105,24 @@ def _holdings() -> None:
 def _ledger() -> None:
     op.create_table(
         "run",
-        _text("run_id", 64, key=True),
-        _text("source", 128),
-        _text("unit", 128),
+        _text("run_id", key=True),
+        _text("source"),
+        _text("unit"),
         _column("request", sa.JSON),
-        _text("host", 255),
+        _text("host"),
         _column("started_at", sa.Float),
         sa.Column[Any]("ended_at", sa.Float),
-        _text("state", 16),
+        _text("state"),
         _column("sentence", sa.Text),
         _column("error", sa.Text),
     )
     op.create_table(
         "run_study",
-        _text("run_id", 64, key=True),
-        _text("study_instance_uid", 64, key=True),
+        _text("run_id", key=True),
+        _text("study_instance_uid", key=True),
         _column("attributes", sa.JSON),
-        _text("sort_key", 64),
-        _text("state", 16),
+        _text("sort_key"),
+        _text("state"),
         *(_column(name, sa.Boolean) for name in ("recheck", "changed")),
         *(_column(name, sa.Integer) for name in ("attempts", "expected", "held")),
         *(_column(name, sa.Text) for name in ("note", "last_error")),
@@ -132,16 +132,16 @@ def _ledger() -> None:
     op.create_index("ix_run_study_study", "run_study", ["study_instance_uid"])
     op.create_table(
         "lease",
-        _text("source", 128, key=True),
-        _text("study_instance_uid", 64, key=True),
-        _text("run_id", 64),
+        _text("source", key=True),
+        _text("study_instance_uid", key=True),
+        _text("run_id"),
         _column("expires_at", sa.Float),
     )
     op.create_index("ix_lease_run_id", "lease", ["run_id"])
     op.create_table(
         "source_study",
-        _text("source", 128, key=True),
-        _text("study_instance_uid", 64, key=True),
+        _text("source", key=True),
+        _text("study_instance_uid", key=True),
         _column("fingerprint", sa.JSON),
         _column("completed_at", sa.Float),
         _column("pulled_whole_at", sa.Float),
