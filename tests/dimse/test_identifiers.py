@@ -139,3 +139,13 @@ def test_keys_that_are_not_ascii_are_sent_in_utf8_and_told_so() -> None:
 def test_plain_keys_tell_no_character_set() -> None:
     data = encode_identifier({"PatientID": "1"}, ExplicitVRLittleEndian).read()
     assert "SpecificCharacterSet" not in decode_identifier(data, ExplicitVRLittleEndian)
+
+
+@BOTH
+def test_a_nul_inside_a_value_is_replaced_since_no_database_takes_one(syntax: UID) -> None:
+    answer = Dataset()
+    for keyword, vr in (("StudyDate", "DA"), ("StudyInstanceUID", "UI"), ("StudyDescription", "LO")):
+        element = DataElement(keyword, vr, "1\0002\000", validation_mode=config.IGNORE)
+        answer.add(element)
+    texts = decode_identifier(encoded(answer, syntax), syntax)
+    assert set(texts.values()) == {"1\ufffd2"}

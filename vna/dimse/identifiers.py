@@ -68,7 +68,8 @@ def encode_identifier(keys: Mapping[str, str], syntax: UID) -> BytesIO:
 def decode_identifier(encoded: bytes, syntax: UID) -> dict[str, str]:
     """Keyword to text of everything answered; raises `ValueError` for what is no data set.
 
-    Several values are joined by a backslash, padding is dropped, sequences and bulk data are left out.
+    Several values are joined by a backslash, padding is dropped, sequences and bulk data are left out. A NUL inside
+    a value becomes U+FFFD: no value may hold one (PS3.5 6.2), and not every database takes it.
     """
     elements = _scan(encoded, explicit=not syntax.is_implicit_VR) if syntax.is_little_endian else None
     if elements is None:
@@ -136,9 +137,9 @@ def _read(encoded: bytes, syntax: UID) -> list[_Element]:
 
 def _text(value: bytes, vr: str, encodings: tuple[str, ...]) -> str | None:
     if vr in _TEXT:
-        return value.decode("ascii", "replace").strip("\0 ")
+        return value.decode("ascii", "replace").strip("\0 ").replace("\0", "\ufffd")
     if vr in _ENCODED_TEXT:
-        return _decoded(value, vr, encodings).rstrip("\0 ")
+        return _decoded(value, vr, encodings).rstrip("\0 ").replace("\0", "\ufffd")
     number = _NUMBERS.get(vr)
     if number is None:
         return None
