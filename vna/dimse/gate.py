@@ -31,6 +31,11 @@ _slots: dict[Hashable, _Slots] = {}
 _making = threading.Lock()
 
 
+def pause(remote: RemoteServer) -> None:
+    """Wait as long as the source wants between two requests on one association."""
+    time.sleep(remote.pause_seconds)
+
+
 class SourceGate:
     """`with gate:` around an association keeps to `remote.associations` and `remote.pause_seconds`.
 
@@ -50,8 +55,3 @@ class SourceGate:
 
     def __exit__(self, *_: object) -> None:
         self._slots.give_back(self._pause)
-
-    def pause(self) -> None:
-        """Wait as long as the source wants between two requests on one association."""
-        if self._pause:
-            time.sleep(self._pause)

@@ -15,7 +15,7 @@ from pynetdicom.dimse_primitives import C_MOVE
 from pynetdicom.presentation import build_context
 
 from vna.dimse.associations import associate, exchange, next_message, send
-from vna.dimse.gate import SourceGate
+from vna.dimse.gate import pause
 from vna.dimse.identifiers import encode_identifier
 from vna.dimse.node import OurNode
 from vna.errors import AnswerInvalid, MoveDestinationUnknown, RetrieveFailed
@@ -131,7 +131,7 @@ class _Session:
 
     def _send(self, level: str, keys: Keys) -> RetrieveFailed | None:
         if self.requests:
-            SourceGate(self.remote).pause()
+            pause(self.remote)
         self.requests += 1
         (context,) = self.association.accepted_contexts
         request = C_MOVE()
