@@ -24,7 +24,8 @@ from typing import Any
 from pynetdicom.association import Association
 from pynetdicom.pdu_primitives import P_DATA
 
-from vna.dimse.storing import Arrivals, Messages, ProtocolViolation
+from vna.dimse.commands import ProtocolViolation
+from vna.dimse.storing import Arrivals, Messages
 from vna.errors import SettingsError
 
 _log = logging.getLogger(__name__)

@@ -4,7 +4,6 @@
 # pyright: reportUnknownMemberType=false
 
 import contextlib
-import struct
 from collections.abc import Generator, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, cast
@@ -17,7 +16,8 @@ from pynetdicom.pdu_primitives import P_DATA
 from pynetdicom.presentation import build_context
 
 from vna.dimse.associations import associate, exchange, next_message, send
-from vna.dimse.gate import SourceGate
+from vna.dimse.commands import ProtocolViolation, command_number, decode_command
+from vna.dimse.gate import pause
 from vna.dimse.identifiers import decode_identifier, encode_identifier
 from vna.dimse.node import OurNode
 from vna.dimse.splitting import AnswersCut
@@ -71,36 +71,21 @@ class _Answers(DIMSEServiceProvider):
             if not is_last:
                 continue
             try:
-                fields = command_fields(bytes(self._command))
-                if is_command and _number(fields, _DATA_SET_TYPE) != _NO_DATA_SET:
+                fields = decode_command(self._command)
+                if is_command and command_number(fields, _DATA_SET_TYPE) != _NO_DATA_SET:
                     continue
                 answer = _Answer(
-                    command=_number(fields, _COMMAND),
-                    status=_number(fields, _STATUS),
+                    command=command_number(fields, _COMMAND),
+                    status=command_number(fields, _STATUS),
                     comment=fields.get(_COMMENT, b"").decode("ascii", "replace").strip("\0 "),
                     identifier=bytes(self._identifier),
                 )
-            except (KeyError, struct.error):
+            except ProtocolViolation:
                 self.dul.event_queue.put("Evt19")  # an invalid PDU: the library ends the association
                 return
             self._command.clear()
             self._identifier.clear()
             self.msg_queue.put((context_id, cast(Any, answer)))
-
-
-def command_fields(command: bytes) -> dict[int, bytes]:
-    """Element number to value of a command set: group 0000, implicit little endian (PS3.7 6.3.1)."""
-    fields: dict[int, bytes] = {}
-    at = 0
-    while at < len(command):
-        _, element, length = struct.unpack_from("<HHI", command, at)
-        fields[element] = command[at + 8 : at + 8 + length]
-        at += 8 + length
-    return fields
-
-
-def _number(fields: Mapping[int, bytes], element: int) -> int:
-    return struct.unpack("<H", fields[element])[0]
 
 
 class Query:
@@ -111,7 +96,6 @@ class Query:
         association.dimse = self._answers = _Answers(association)
         (self._context,) = association.accepted_contexts
         self._syntax: UID = self._context.transfer_syntax[0]
-        self._gate = SourceGate(remote)
         self._asked = 0
 
     def ask(self, level: str, keys: Mapping[str, str]) -> Iterator[dict[str, str]]:
@@ -120,7 +104,7 @@ class Query:
         Raises `QueryFailed`, and `AnswersCut` after the last answer when the source says that there were more.
         """
         if self._asked:
-            self._gate.pause()
+            pause(self._remote)
         self._asked += 1
         request = C_FIND()
         request.MessageID = self._asked % 65535 + 1

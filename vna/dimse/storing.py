@@ -10,6 +10,7 @@ import struct
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
+from vna.dimse.commands import ProtocolViolation, command_number, decode_command
 from vna.errors import DiskFull, StoreError
 from vna.identity import Receipt
 from vna.spool import InstanceWriter, OpenAssociation
@@ -25,10 +26,6 @@ CANNOT_UNDERSTAND = 0xC000
 _C_STORE_RQ, _C_STORE_RSP, _NO_DATA_SET = 0x0001, 0x8001, 0x0101
 _LARGEST_COMMAND = 64 * 1024
 _LARGEST_IDENTIFIER = 16 * 2**20
-
-
-class ProtocolViolation(Exception):
-    """The peer broke PS3.7 or PS3.8; the association is aborted, as the standard has it (Evt19)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -217,12 +214,12 @@ class Messages:
         if not is_last:
             return
         values = decode_command(self._command)
-        if _number(values, 0x0100) == _C_STORE_RQ:
+        if command_number(values, 0x0100) == _C_STORE_RQ:
             request = _store_request(values)
             self._arriving = _Arriving(self._arrivals, request, self._transfer_syntax(self._context_id))
             if not request.has_dataset:
                 self._answer(self._arriving)
-        elif _number(values, 0x0800) == _NO_DATA_SET:
+        elif command_number(values, 0x0800) == _NO_DATA_SET:
             self._hand_on(None)
         else:
             self._identifier = bytearray()
@@ -248,39 +245,16 @@ class Messages:
         self._arriving = None
 
 
-def decode_command(encoded: "bytes | bytearray") -> dict[int, bytes]:
-    """Element number → value of a command set: group 0000 in implicit little endian (PS3.7 6.3.1)."""
-    values: dict[int, bytes] = {}
-    at, end = 0, len(encoded)
-    while at < end:
-        if end - at < 8:
-            raise ProtocolViolation("a command set that ends in an element")
-        group, element, length = struct.unpack_from("<HHI", encoded, at)
-        at += 8
-        if group != 0 or length > end - at:
-            raise ProtocolViolation("a command set that is none")
-        values[element] = bytes(encoded[at : at + length])
-        at += length
-    return values
-
-
-def _number(values: dict[int, bytes], element: int) -> int:
-    value = values.get(element, b"")
-    if len(value) != 2:
-        raise ProtocolViolation(f"a command set without (0000,{element:04X})")
-    return int.from_bytes(value, "little")
-
-
 def _uid(values: dict[int, bytes], element: int) -> str:
     return values.get(element, b"").rstrip(b"\0 ").decode("utf-8", "surrogateescape")
 
 
 def _store_request(values: dict[int, bytes]) -> StoreRequest:
     return StoreRequest(
-        message_id=_number(values, 0x0110),
+        message_id=command_number(values, 0x0110),
         sop_class_uid=_uid(values, 0x0002),
         sop_instance_uid=_uid(values, 0x1000),
-        has_dataset=_number(values, 0x0800) != _NO_DATA_SET,
+        has_dataset=command_number(values, 0x0800) != _NO_DATA_SET,
     )
 
 
