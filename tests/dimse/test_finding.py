@@ -157,6 +157,65 @@ def test_a_reader_that_stops_early_leaves_no_association_open(node: OurNode) -> 
     assert ended
 
 
+DeeperAnswer = tuple[int, dict[str, str] | None]
+SERIES = [("1.1", "North"), ("1.2", "")]
+
+
+def telling(
+    images: dict[str, list[DeeperAnswer]], series_status: int = 0, series: list[tuple[str, str]] = SERIES
+) -> Any:
+    """A source that tells the institution of a series, or of the images below it."""
+
+    def answer(event: evt.Event) -> Iterator[tuple[int, Dataset | None]]:
+        if event.identifier.QueryRetrieveLevel == "SERIES":
+            for uid, institution in series:
+                yield 0xFF00, study_answer("1.2", SeriesInstanceUID=uid, InstitutionName=institution)
+            if series_status:
+                yield series_status, None
+            return
+        for status, values in images.get(event.identifier.SeriesInstanceUID, []):
+            yield status, None if values is None else study_answer("1.2", **values)
+
+    return answering(answer)
+
+
+def institutions(remote: RemoteServer, node: OurNode) -> list[str]:
+    return find_deeper_values(remote, node, "1.2", ["InstitutionName"]).get("InstitutionName", [])
+
+
+def test_images_are_asked_in_every_series_that_does_not_tell_the_value(node: OurNode) -> None:
+    with telling(
+        {"1.2": [(0xFF00, {"InstitutionName": ""}), (0xFF00, {"InstitutionName": "South"})]}
+    ) as remote:
+        assert institutions(remote, node) == ["North", "South"]
+
+
+@pytest.mark.parametrize(
+    "images", [[], [(0xFF00, {"InstitutionName": ""})], [(0xA900, None)]], ids=["none", "empty", "refused"]
+)
+def test_a_series_whose_value_stays_unknown_shows_among_the_values(
+    images: list[DeeperAnswer], node: OurNode
+) -> None:
+    with telling({"1.2": images}) as remote:
+        assert institutions(remote, node) == ["North", ""]
+
+
+@pytest.mark.parametrize("status", [0xFE00, 0xB000, 0x0107, 0xA700])
+def test_a_cut_list_of_series_leaves_the_value_of_the_others_unknown(status: int, node: OurNode) -> None:
+    with telling({}, status, [("1.1", "North")]) as remote:
+        assert sorted(institutions(remote, node)) == ["", "North"]
+
+
+def test_a_cut_list_of_images_leaves_the_value_of_the_others_unknown(node: OurNode) -> None:
+    with telling({"1.2": [(0xFF00, {"InstitutionName": "South"}), (0xFE00, None)]}) as remote:
+        assert institutions(remote, node) == ["North", "South", ""]
+
+
+def test_a_value_that_nothing_tells_is_missing(node: OurNode) -> None:
+    with telling({}, series=[("1.1", ""), ("1.2", "")]) as remote:
+        assert institutions(remote, node) == []
+
+
 # -- the simulated PACS
 
 

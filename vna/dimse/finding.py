@@ -1,6 +1,6 @@
 """C-FIND at study, series and image level: complete lists, or an error that says why not."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from vna.dimse.gate import SourceGate
 from vna.dimse.listing import Listing
@@ -84,41 +84,51 @@ def find_deeper_values(
 ) -> Mapping[str, list[str]]:
     """The values of attributes that a study answer does not hold, from its series, else from its instances.
 
-    A keyword without any value is missing in the result. Raises `QueryFailed` and what an association raises.
+    A keyword without any value is missing in the result. An empty text among the values means that there is more
+    of the study, a series without a value or left out by the source, and that nothing is known of it. Raises
+    `QueryFailed` where the source refuses to list series, and what an association raises.
     """
-    found: dict[str, list[str]] = {}
+    found: dict[str, dict[str, None]] = {keyword: {} for keyword in keywords}
     with querying(remote, node) as query:
-        keys = {"StudyInstanceUID": study_instance_uid, "SeriesInstanceUID": ""}
-        series = list(query.ask("SERIES", {**keys, **dict.fromkeys(keywords, "")}))
-        _collect(found, series, keywords)
-        open_keywords = [keyword for keyword in keywords if keyword not in found]
-        if open_keywords:
-            for one in series:
-                _collect(found, _images(query, one, study_instance_uid, open_keywords), open_keywords)
-    return found
+        series: list[dict[str, str]] = []
+        keys = {
+            "StudyInstanceUID": study_instance_uid,
+            "SeriesInstanceUID": "",
+            **dict.fromkeys(keywords, ""),
+        }
+        try:
+            series.extend(query.ask("SERIES", keys))  # keeps what came before an error
+        except AnswersCut:
+            found = {keyword: {"": None} for keyword in keywords}
+        for one in series:
+            told = {keyword: {text: None} for keyword in keywords if (text := one.get(keyword, ""))}
+            open_keywords = [keyword for keyword in keywords if keyword not in told]
+            if open_keywords:
+                told |= _told_by_images(query, one, study_instance_uid, open_keywords)
+            for keyword in keywords:
+                found[keyword] |= told[keyword] or {"": None}
+    return {keyword: list(texts) for keyword, texts in found.items() if any(texts)}
 
 
-def _images(
+def _told_by_images(
     query: Query, series: Mapping[str, str], study_instance_uid: str, keywords: Sequence[str]
-) -> Iterator[dict[str, str]]:
+) -> dict[str, dict[str, None]]:
+    """Per keyword the values of one series, an empty one where the source does not list all its images."""
     keys = {
         "StudyInstanceUID": study_instance_uid,
         "SeriesInstanceUID": series.get("SeriesInstanceUID", ""),
         "SOPInstanceUID": "",
     }
-    return query.ask("IMAGE", {**keys, **dict.fromkeys(keywords, "")})
-
-
-def _collect(
-    found: dict[str, list[str]],
-    answers: Iterable[Mapping[str, str]],
-    keywords: Sequence[str],
-) -> None:
-    for answer in answers:
-        for keyword in keywords:
-            text = answer.get(keyword, "")
-            if text and text not in found.setdefault(keyword, []):
-                found[keyword].append(text)
-    for keyword in keywords:
-        if not found.get(keyword):
-            found.pop(keyword, None)
+    told: dict[str, dict[str, None]] = {keyword: {} for keyword in keywords}
+    try:
+        for image in query.ask("IMAGE", {**keys, **dict.fromkeys(keywords, "")}):
+            for keyword in keywords:
+                if text := image.get(keyword, ""):
+                    told[keyword][text] = None
+    except AnswersCut:
+        for texts in told.values():
+            texts[""] = None
+    except QueryFailed as error:
+        if error.transient:
+            raise
+    return told
