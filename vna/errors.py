@@ -291,6 +291,19 @@ class ReaderFailed(StoreError):
         super().__init__(f"Headers cannot be read: the process for it does not start ({reason}).")
 
 
+class IndexingStalled(StoreError):
+    """Another indexer has the files in work and nothing happens to them; one of its own may be hanging."""
+
+    transient = True
+
+    def __init__(self, association: str, minutes: float, files: int) -> None:
+        self.association, self.minutes, self.files = association, minutes, files
+        super().__init__(
+            f"Another indexer has held {association} in the spool for {minutes:.0f} minutes and placed nothing "
+            f"of it; {files} files wait there."
+        )
+
+
 class CatalogUnavailable(StoreError):
     transient = True
 

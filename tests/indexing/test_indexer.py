@@ -12,7 +12,14 @@ import pytest
 
 from tests.indexing.arranging import receive, settings_of, spool_of, study
 from vna.catalog import Catalog
-from vna.errors import CatalogUnavailable, DiskFull, NameUnknown, SpoolUnusable, UnitUnavailable
+from vna.errors import (
+    CatalogUnavailable,
+    DiskFull,
+    IndexingStalled,
+    NameUnknown,
+    SpoolUnusable,
+    UnitUnavailable,
+)
 from vna.indexing import IdentityReader, Indexer, Reading, help_indexing
 from vna.platform import spawn_bound
 from vna.settings import Settings
@@ -240,6 +247,47 @@ def test_several_threads_of_a_run_may_wait_for_different_studies_of_one_associat
     report = report_of(settings)
     assert (report.checked, report.ok, report.problems) == (18, 18, [])
     assert folders(settings) == []
+
+
+def test_another_indexer_that_hangs_is_not_waited_for_without_end(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("vna.indexing.helping.STALLED_SECONDS", 0.3)
+    (of,) = study(1, 1)
+    receive(settings, of)
+    (folder,) = folders(settings)
+    lock = spool_of(settings).lock_for_indexing(folder)
+    assert lock is not None
+    with lock, pytest.raises(IndexingStalled, match=f"{folder.name}.* 1 files wait") as caught:
+        help_indexing(settings, [str(of["sop"])])
+    assert caught.value.transient
+    help_indexing(settings, [str(of["sop"])])
+    assert report_of(settings).ok == 1
+
+
+def test_another_indexer_that_is_busy_with_the_same_association_is_waited_for(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It places one file after the other, ours last, and all of it takes longer than a stall may last."""
+    monkeypatch.setattr("vna.indexing.helping.STALLED_SECONDS", 0.6)
+    instances = study(1, 6)
+    receive(settings, *instances)
+    spool = spool_of(settings)
+    (folder,) = folders(settings)
+    lock = spool.lock_for_indexing(folder)
+    assert lock is not None
+
+    def place_slowly() -> None:
+        for file in spool.received(folder):
+            time.sleep(0.3)
+            spool.remove_received(file)
+
+    busy = threading.Thread(target=place_slowly)
+    with lock:
+        busy.start()
+        help_indexing(settings, [str(instances[-1]["sop"])])
+        busy.join()
+    assert folders(settings) == [folder]
 
 
 def test_files_of_an_association_that_is_still_open_are_placed_as_they_come(settings: Settings) -> None:

@@ -155,6 +155,16 @@ class Spool:
             by_name[name] for folder in self.folders() for name in complete_names(folder) if name in by_name
         }
 
+    def holding(self, sop_instance_uids: Collection[str]) -> dict[Path, int]:
+        """The folders with a complete file of any of these, each with how many complete files it has in all."""
+        wanted = {safe_name(uid) for uid in sop_instance_uids}
+        found: dict[Path, int] = {}
+        for folder in self.folders():
+            names = list(complete_names(folder))
+            if not wanted.isdisjoint(names):
+                found[folder] = len(names)
+        return found
+
     # -- expectations
 
     def expect(self, expectation: Expectation) -> None:
