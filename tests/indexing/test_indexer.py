@@ -20,12 +20,12 @@ from vna.errors import (
     SpoolUnusable,
     UnitUnavailable,
 )
-from vna.indexing import IdentityReader, Indexer, Reading, help_indexing
+from vna.indexing import IdentityReader, Indexer, Reading, help_indexing, replay_study
 from vna.platform import spawn_bound
 from vna.settings import Settings
 from vna.site import Site, UnitDefinition, load_site, publish_site
 from vna.spool import Expectation
-from vna.storage import MARKER, create_unit, open_unit
+from vna.storage import MARKER, create_unit, open_unit, study_folder_of
 from vna.verification import verify_unit
 
 
@@ -368,6 +368,32 @@ def test_a_catalog_that_is_older_than_its_unit_catches_up_at_the_start(settings:
         indexer.prepare()
     report = report_of(settings)
     assert (report.checked, report.ok, report.orphaned) == (4, 4, 0)
+
+
+def test_what_a_killed_indexer_placed_and_did_not_catalogue_is_known_again_study_by_study(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    instances = study(1, 2)
+    uid = str(instances[0]["study"])
+    receive(settings, *instances)
+
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Catalog, "record", killed)
+        with Indexer(settings) as indexer, pytest.raises(KeyboardInterrupt):
+            indexer.migrate()
+            indexer.run_once()
+    unit = open_unit(load_site(settings).unit("default"))
+    with Catalog(settings.catalog_database_url) as catalog:
+        assert not catalog.instances_of(uid, "default")
+        assert replay_study(unit, catalog, study_folder_of(uid)) == 1
+        assert len(catalog.instances_of(uid, "default")) == 2
+        assert replay_study(unit, catalog, study_folder_of(uid)) == 0
+        with monkeypatch.context() as patched:
+            patched.setattr(Catalog, "manifests_of", killed)
+            assert replay_study(unit, catalog, study_folder_of("1.2.3.4")) == 0, "nothing there, nothing asked"
 
 
 def test_a_clock_that_was_set_back_does_not_make_an_older_content_current(

@@ -64,14 +64,9 @@ def _record_all(unit: StorageUnit, catalog: Catalog, report: UnitReport) -> None
             manifest = unit.read_manifest(path)
             for line, reason in manifest.damage:
                 report.tell(f"Storage unit {unit.name}: manifest {path}, line {line} is damaged ({reason}).")
-            waiting.append((path, manifest.events, damage_text(manifest.damage)))
+            waiting.append((path, manifest.events, manifest.damage_text))
             events += len(manifest.events) + 1
             if events >= _EVENTS_AT_ONCE:
                 catalog.record_many(unit.name, waiting)
                 waiting, events = [], 0
     catalog.record_many(unit.name, waiting)
-
-
-def damage_text(damage: tuple[tuple[int, str], ...]) -> str:
-    """What is wrong with a manifest, as the catalog keeps it."""
-    return "; ".join(f"line {line}: {reason}" for line, reason in damage)

@@ -73,12 +73,17 @@ def place_on_unit(
 def replay_study(unit: StorageUnit, catalog: Catalog, study_folder: str) -> int:
     """Record the manifests of a study that the catalog does not have: their writer was killed before, or the
     database is an older one. Returns how many.
+
+    `study_folder` = `vna.storage.study_folder_of(study_instance_uid)`. Where there is nothing new this costs one
+    listing of a folder and one question to the catalog. Raises `UnitUnavailable`, `CatalogUnavailable`.
     """
-    unknown = set(unit.manifests(study_folder)) - catalog.manifests_of(unit.name, study_folder)
+    there = unit.manifests(study_folder)
+    if not there:
+        return 0
+    unknown = set(there) - catalog.manifests_of(unit.name, study_folder)
     for path in sorted(unknown):
         manifest = unit.read_manifest(path)
-        damage = "; ".join(f"line {line}: {reason}" for line, reason in manifest.damage)
-        catalog.record(unit.name, path, manifest.events, damage)
+        catalog.record(unit.name, path, manifest.events, manifest.damage_text)
     return len(unknown)
 
 

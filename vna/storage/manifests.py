@@ -92,6 +92,11 @@ class Manifest:
     events: tuple[Event, ...]
     damage: tuple[tuple[int, str], ...] = ()
 
+    @property
+    def damage_text(self) -> str:
+        """What is wrong, as the catalog keeps it; empty if nothing is."""
+        return "; ".join(f"line {line}: {reason}" for line, reason in self.damage)
+
 
 def encode_manifest(events: Sequence[Event]) -> bytes:
     """The text of a manifest."""
