@@ -36,6 +36,7 @@ IN_PLACING = (
     "place.unlinked",
     "place.folder_removed",
 )
+# no source of ours sends what cannot be placed: killed there by tests/indexing/test_interruptions.py
 IN_SETTING_ASIDE = ("aside.described", "aside.linked", "aside.unlinked")
 
 KILLS = [

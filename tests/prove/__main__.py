@@ -47,7 +47,7 @@ def kill(number: int, seed: int) -> Proof:
 def worker_kill(number: int, seed: int) -> Proof:
     """The worker while a run of the deployment is going on."""
     chance = random.Random(f"{seed}-worker-{number}")
-    after = chance.randrange(1, 70)
+    after = chance.randrange(1, 40)
 
     def prove(site: Site) -> str:
         studies_seed = 10_000 + chance.randrange(10**6)
