@@ -249,6 +249,35 @@ def test_several_threads_of_a_run_may_wait_for_different_studies_of_one_associat
     assert folders(settings) == []
 
 
+def test_one_indexer_serves_all_threads_of_a_run_with_one_catalog_prepared_once(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    studies = [study(number, 4) for number in range(1, 9)]
+    receive(settings, *(of for instances in studies for of in instances[:2]))
+    for instances in studies:
+        receive(settings, *instances[2:])
+    prepared: list[Catalog] = []
+    migrate = Catalog.migrate
+
+    def counted(catalog: Catalog) -> None:
+        prepared.append(catalog)
+        migrate(catalog)
+
+    monkeypatch.setattr(Catalog, "migrate", counted)
+    with Catalog(settings.catalog_database_url) as catalog:
+        with Indexer(settings, catalog=catalog) as indexer, ThreadPoolExecutor(8) as threads:
+            waiting = [
+                threads.submit(help_indexing, settings, [str(of["sop"]) for of in instances], indexer=indexer)
+                for instances in studies
+            ]
+            for one in waiting:
+                one.result(timeout=60)
+        assert prepared == [catalog]
+        assert catalog.counts_of("default") == (8, 32, 32), "the run's catalog is open after its indexer"
+    assert report_of(settings).problems == []
+    assert folders(settings) == []
+
+
 def test_another_indexer_that_hangs_is_not_waited_for_without_end(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -382,9 +411,10 @@ def test_what_a_killed_indexer_placed_and_did_not_catalogue_is_known_again_study
 
     with monkeypatch.context() as patched:
         patched.setattr(Catalog, "record", killed)
-        with Indexer(settings) as indexer, pytest.raises(KeyboardInterrupt):
+        with Indexer(settings) as indexer:
             indexer.migrate()
-            indexer.run_once()
+            with pytest.raises(KeyboardInterrupt):
+                indexer.run_once()
     unit = open_unit(load_site(settings).unit("default"))
     with Catalog(settings.catalog_database_url) as catalog:
         assert not catalog.instances_of(uid, "default")
@@ -393,7 +423,9 @@ def test_what_a_killed_indexer_placed_and_did_not_catalogue_is_known_again_study
         assert replay_study(unit, catalog, study_folder_of(uid)) == 0
         with monkeypatch.context() as patched:
             patched.setattr(Catalog, "manifests_of", killed)
-            assert replay_study(unit, catalog, study_folder_of("1.2.3.4")) == 0, "nothing there, nothing asked"
+            assert replay_study(unit, catalog, study_folder_of("1.2.3.4")) == 0, (
+                "nothing there, nothing asked"
+            )
 
 
 def test_a_clock_that_was_set_back_does_not_make_an_older_content_current(

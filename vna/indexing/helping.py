@@ -14,28 +14,40 @@ STALLED_SECONDS = 300.0
 _POLL_SECONDS = 0.1
 
 
-def help_indexing(settings: Settings, sop_instance_uids: Collection[str]) -> None:
+def help_indexing(
+    settings: Settings, sop_instance_uids: Collection[str], *, indexer: Indexer | None = None
+) -> None:
     """Return when none of these SOP Instance UIDs waits in the spool any more.
 
     Each was then placed, verified and catalogued, or set aside with its reason. What another indexer has in
     work is waited for, as long as it gets on with it. Raises the error that keeps one of them in the spool, a
     transient one if there is any (`UnitUnavailable`, `CatalogUnavailable`, `DiskFull`, `IndexingStalled`): the
     files are safe there, and the call may be made again.
+
+    Whoever calls this for one study after the other opens one `Indexer` of the same settings and gives it every
+    time, from any thread: a new one opens the database and looks at its tables each time.
     """
     spool = Spool(settings.spool_path, settings.reserve_bytes)
     if not (left := spool.pending(sop_instance_uids)):
         return
-    with Indexer(settings) as indexer:
-        indexer.migrate()
-        others = _Others(spool, left)
-        while left:
-            done = indexer.run_once(left)
-            if done.errors:
-                raise min(done.errors, key=lambda error: not is_transient(error))
-            left = spool.pending(left)
-            if left and not done.placed and not done.set_aside:
-                others.check(left)
-                time.sleep(_POLL_SECONDS)
+    if indexer is not None:
+        _help(indexer, spool, left)
+        return
+    with Indexer(settings) as own:
+        _help(own, spool, left)
+
+
+def _help(indexer: Indexer, spool: Spool, left: set[str]) -> None:
+    indexer.migrate()
+    others = _Others(spool, left)
+    while left:
+        done = indexer.run_once(left)
+        if done.errors:
+            raise min(done.errors, key=lambda error: not is_transient(error))
+        left = spool.pending(left)
+        if left and not done.placed and not done.set_aside:
+            others.check(left)
+            time.sleep(_POLL_SECONDS)
 
 
 class _Others:

@@ -46,12 +46,22 @@ class Pass:
 
 
 class Indexer:
-    """Places what the spool holds. One thread at a time; any number of indexers may work on one spool."""
+    """Places what the spool holds. Any number of indexers may work on one spool.
 
-    def __init__(self, settings: Settings, reader: IdentityReader | None = None) -> None:
+    `run` is for one thread; `migrate` and `run_once` may be called by several threads at once, which share the
+    database's connections, the opened units and the reader; of a folder one has the lock, as between processes.
+    `catalog`: an open one of the same database, which stays open; by default one of its own.
+    """
+
+    def __init__(
+        self, settings: Settings, reader: IdentityReader | None = None, *, catalog: Catalog | None = None
+    ) -> None:
         self._settings = settings
         self._spool = Spool(settings.spool_path, settings.reserve_bytes)
-        self._catalog = Catalog(settings.catalog_database_url)
+        self._catalog = catalog or Catalog(settings.catalog_database_url)
+        self._own_catalog = catalog is None
+        self._migrating = threading.Lock()
+        self._is_migrated = False
         self._reader = reader or shared_reader()
         self._ahead = ThreadPoolExecutor(1, thread_name_prefix="read-ahead")
         self._units: dict[UnitDefinition, StorageUnit] = {}
@@ -68,7 +78,8 @@ class Indexer:
     def close(self) -> None:
         """Let go of the database; the reader of the process stays warm."""
         self._ahead.shutdown()
-        self._catalog.close()
+        if self._own_catalog:
+            self._catalog.close()
 
     # -- going on and on
 
@@ -94,15 +105,18 @@ class Indexer:
             stop.wait(pause)
 
     def migrate(self) -> None:
-        """Bring the catalog's tables to this version."""
-        self._catalog.migrate()
+        """Bring the catalog's tables to this version; looks only once."""
+        with self._migrating:
+            if not self._is_migrated:
+                self._catalog.migrate()
+                self._is_migrated = True
 
     def prepare(self) -> None:
         """Bring the tables to this version, and the catalog to what the manifests of all units say.
 
         Only studies whose manifests changed since the catalog last heard of their unit are looked at.
         """
-        self._catalog.migrate()
+        self.migrate()
         for definition in load_site(self._settings).units.values():
             try:
                 unit = self._unit(definition)
