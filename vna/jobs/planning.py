@@ -73,6 +73,8 @@ def plan_study(run: BackupRun, study: LedgerStudy) -> StudyPlan:
     whole = bool(held) and (study.recheck or run.request.recheck or _has_changed(run, study, print_now))
     source = tuple(replace(instance, attributes={}) for instance in source)
     wanted = source if whole else tuple(i for i in source if i.sop_instance_uid not in proven)
+    if not held:  # what comes now is what is described now, also if we are killed before it is proven
+        run.ledger.remember(run.remote.name, uid, print_now, pulled_whole=True)
     run.ledger.mark(run.run_id, uid, state="planned", expected=len(sops), held=len(held))
     checkpoint("plan.planned")
     held_uids = frozenset(held) if whole else frozenset[str]()

@@ -83,12 +83,7 @@ def _compare(
 
 def _remember(run: BackupRun, plan: StudyPlan) -> None:
     """Keep the source's answers, to know a change by them: only once all that changed has come."""
-    run.ledger.remember(
-        run.remote.name,
-        plan.study_instance_uid,
-        plan.fingerprint,
-        pulled_whole=plan.whole or not plan.held,
-    )
+    run.ledger.remember(run.remote.name, plan.study_instance_uid, plan.fingerprint, pulled_whole=plan.whole)
 
 
 def _note(uid: str, new: int, gone: int) -> str:
