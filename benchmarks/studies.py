@@ -36,7 +36,7 @@ class Size:
 
 
 CT = Size("ct", studies=4, instances=100, bytes=512 * 1024)
-SMALL = Size("small", studies=4, instances=250, bytes=10 * 1024)
+SMALL = Size("small", studies=4, instances=150, bytes=10 * 1024)
 
 
 def files_of(studies: list[GeneratedStudy]) -> list[Path]:
