@@ -491,6 +491,71 @@ def test_a_spool_file_that_cannot_be_read_is_an_error_and_no_endless_wait(
     assert spool_of(settings).pending([str(of["sop"])])
 
 
+def unreadable(folder: Path, patched: pytest.MonkeyPatch) -> None:
+    """Let the disk refuse a folder; its rights would not stop an administrator."""
+    for name in ("scandir", "listdir"):
+        look = getattr(os, name)
+
+        def refuse(path, look=look):
+            if Path(path) == folder:
+                raise OSError(errno.EIO, "Input/output error")
+            return look(path)
+
+        patched.setattr(os, name, refuse)
+
+
+def test_a_folder_of_the_spool_that_cannot_be_read_stops_nothing_but_itself(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    lost, first, second = study(1, 1), study(2, 1), study(3, 2)
+    for instances in (lost, first, second):
+        receive(settings, *instances)
+    bad = folders(settings)[0]
+    spool = spool_of(settings)
+    with monkeypatch.context() as patched:
+        unreadable(bad, patched)
+        everything = [str(of["sop"]) for of in lost + first + second]
+        assert spool.pending(everything) == {str(of["sop"]) for of in first + second}
+        assert spool.pending(everything)
+        assert caplog.text.count(bad.name) == 1, "told, and once"
+        help_indexing(settings, [str(of["sop"]) for of in first])
+        with Indexer(settings) as indexer:
+            indexer.migrate()
+            done = indexer.run_once()
+        assert done.placed == 2
+        (error,) = done.errors
+        assert isinstance(error, SpoolUnusable)
+        assert bad.name in str(error)
+        assert [bad.name in str(told) for told in spool.waiting().unreadable] == [True]
+    index(settings)
+    assert report_of(settings).ok == 4
+
+
+def test_a_folder_that_refuses_its_lock_is_an_error_of_those_who_wait_for_it(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import vna.spool.spool
+
+    lost, other = study(1, 1), study(2, 1)
+    receive(settings, *lost)
+    receive(settings, *other)
+    bad = folders(settings)[0]
+    lock = vna.spool.spool.try_lock
+
+    def refuse(path: Path):
+        if path.parent == bad:
+            raise PermissionError(errno.EACCES, "Permission denied")
+        return lock(path)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(vna.spool.spool, "try_lock", refuse)
+        help_indexing(settings, [str(other[0]["sop"])])
+        with pytest.raises(SpoolUnusable, match=bad.name):
+            help_indexing(settings, [str(lost[0]["sop"])])
+    index(settings)
+    assert report_of(settings).ok == 2
+
+
 def test_what_nobody_thought_of_stops_one_study_only(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -144,7 +144,8 @@ class Indexer:
         """Place every complete file that is there and nobody else is placing.
 
         `only`: these SOP Instance UIDs, and nothing else. `patient`: a folder that failed waits before it is
-        tried again. Raises `CatalogUnavailable` and `ReaderFailed`; other errors are in the result.
+        tried again. Raises `CatalogUnavailable` and `ReaderFailed`; other errors are in the result. With `only`
+        a folder that cannot be read is no error, as nobody can say whether it holds any of these; it is logged.
         """
         done = Pass()
         site = load_site(self._settings)
@@ -152,18 +153,35 @@ class Indexer:
         for folder in self._spool.folders():
             if patient and self._waits(folder):
                 continue
-            if not (self._received(folder, names) or self._is_left_over(folder)):
-                continue
-            lock = self._spool.lock_for_indexing(folder)
-            if lock is None:
-                continue
             before = len(done.errors)
-            with lock:
-                self._index_folder(folder, site, names, done)
-                self._sweep(folder, lock)
+            if self._look_into(folder, names, done):
+                self._work_on(folder, site, names, done)
             if patient:
                 self._remember(folder, failed=len(done.errors) > before)
         return done
+
+    def _look_into(self, folder: Path, names: set[str] | None, done: Pass) -> bool:
+        """Whether there is anything to do in a folder."""
+        try:
+            return bool(self._received(folder, names)) or self._is_left_over(folder)
+        except SpoolUnusable as error:
+            if names is None:
+                self._postpone(error, done)
+            else:
+                self._tell(error)
+            return False
+
+    def _work_on(self, folder: Path, site: Site, names: set[str] | None, done: Pass) -> None:
+        """Place what a folder holds, unless another indexer does; a folder that fails stops no other."""
+        try:
+            lock = self._spool.lock_for_indexing(folder)
+            if lock is None:
+                return
+            with lock:
+                self._index_folder(folder, site, names, done)
+                self._sweep(folder, lock)
+        except SpoolUnusable as error:
+            self._postpone(error, done)
 
     def _received(self, folder: Path, names: set[str] | None) -> list[ReceivedFile]:
         files = self._spool.received(folder)

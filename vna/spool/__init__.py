@@ -10,7 +10,7 @@ from vna.spool.associations import AssociationRecord, OpenAssociation, read_asso
 from vna.spool.expectations import Expectation
 from vna.spool.header import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME, dataset_offset
 from vna.spool.received import ReceivedFile
-from vna.spool.spool import Spool
+from vna.spool.spool import Spool, Waiting
 from vna.spool.writing import InstanceWriter
 
 __all__ = [
@@ -23,6 +23,7 @@ __all__ = [
     "OpenAssociation",
     "ReceivedFile",
     "Spool",
+    "Waiting",
     "dataset_offset",
     "read_association",
 ]

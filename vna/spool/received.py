@@ -6,6 +6,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from vna.errors import SpoolUnusable
+from vna.spool.durable import as_spool_error
+
 # The number is there where the same data set came under two headers in one association.
 _NAME = re.compile(r"(?P<sop>.+?)\.(?P<sha>[0-9a-f]{64})(\.[0-9]+)?\.dcm\Z")
 
@@ -31,12 +34,14 @@ def received_name(safe_sop_instance_uid: str, dataset_sha256: str, number: int =
 
 
 def complete_files(folder: Path) -> Iterator[ReceivedFile]:
-    """The complete files of a folder in no order; none if the folder is gone."""
+    """The complete files of a folder in no order; none if it is gone. Raises `SpoolUnusable` naming it."""
     try:
         entries = os.scandir(folder)
     except FileNotFoundError:
         return
-    with entries:
+    except OSError as error:
+        raise _unreadable(folder, error) from error
+    with entries, as_spool_error(folder):
         for entry in entries:
             if (found := _NAME.match(entry.name)) is None:
                 continue
@@ -48,11 +53,20 @@ def complete_files(folder: Path) -> Iterator[ReceivedFile]:
 
 
 def complete_names(folder: Path) -> Iterator[str]:
-    """Only the SOP Instance UIDs of the complete files, without asking the file system for more than names."""
+    """Only the SOP Instance UIDs of the complete files, without asking the file system for more than names.
+
+    None if the folder is gone. Raises `SpoolUnusable` naming it.
+    """
     try:
         names = os.listdir(folder)  # noqa: PTH208 - a Path for each of 50,000 names is what costs here
     except FileNotFoundError:
         return
+    except OSError as error:
+        raise _unreadable(folder, error) from error
     for name in names:
         if (found := _NAME.match(name)) is not None:
             yield found["sop"]
+
+
+def _unreadable(folder: Path, error: OSError) -> SpoolUnusable:
+    return SpoolUnusable(str(folder), error.strerror or str(error))

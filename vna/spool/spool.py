@@ -2,10 +2,12 @@
 
 import contextlib
 import datetime
+import logging
 import os
 import re
 import time
 from collections.abc import Collection, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 from ulid import ULID
@@ -38,6 +40,20 @@ _ULID = re.compile(r"[0-7][0-9A-HJKMNP-TV-Z]{25}\Z")
 _OPEN_ATTEMPTS = 5
 
 
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """How many complete files wait in the spool, since when (seconds since 1970, when the association of the
+    oldest was opened; None if there is none), and which folders cannot be read.
+    """
+
+    files: int
+    oldest: float | None
+    unreadable: tuple[SpoolUnusable, ...]
+
+
 class Spool:
     """The spool at `path`. Holds no state of its own: any number of processes may use the same folder.
 
@@ -49,6 +65,7 @@ class Spool:
         self._reserve = Reserve(path, reserve_bytes)
         self._expectations = Expectations(path / "expect")
         self._aside = Aside(path / "aside")
+        self._told: set[Path] = set()
 
     # -- whether it can be used
 
@@ -125,12 +142,14 @@ class Spool:
     # -- what is there
 
     def folders(self) -> Iterator[Path]:
-        """The associations' folders, oldest first."""
+        """The associations' folders, oldest first. Raises `SpoolUnusable` if the spool cannot be listed."""
         try:
             with os.scandir(self.path) as entries:
                 names = sorted(entry.name for entry in entries if _ULID.match(entry.name) and entry.is_dir())
         except FileNotFoundError:
             return
+        except OSError as error:
+            raise SpoolUnusable(str(self.path), error.strerror or str(error)) from error
         for name in names:
             yield self.path / name
 
@@ -143,27 +162,55 @@ class Spool:
         return is_locked(folder / RECEIVING_LOCK)
 
     def received(self, folder: Path) -> list[ReceivedFile]:
-        """The complete files of a folder by name; none if it is gone."""
+        """The complete files of a folder by name; none if it is gone. Raises `SpoolUnusable` naming it."""
         return sorted(complete_files(folder), key=lambda file: file.path.name)
 
     def pending(self, sop_instance_uids: Collection[str]) -> set[str]:
-        """Which of these have a complete file that nobody has placed yet. Reads names only."""
+        """Which of these have a complete file that nobody has placed yet. Reads names only.
+
+        A folder that cannot be read is passed over, and told in the log once: what it holds cannot be placed, so
+        for a backup it has not come, and is asked for again. It stays where it is, and `waiting` names it.
+        """
         by_name = {safe_name(uid): uid for uid in sop_instance_uids}
         if not by_name:
             return set()
-        return {
-            by_name[name] for folder in self.folders() for name in complete_names(folder) if name in by_name
-        }
+        return {by_name[name] for _, names in self._readable() for name in names if name in by_name}
+
+    def _readable(self) -> Iterator[tuple[Path, list[str]]]:
+        """Each folder with the SOP Instance UIDs of its complete files."""
+        for folder in self.folders():
+            try:
+                names = list(complete_names(folder))
+            except SpoolUnusable as error:
+                if folder not in self._told:
+                    self._told.add(folder)
+                    _log.warning("%s", error)
+                continue
+            yield folder, names
 
     def holding(self, sop_instance_uids: Collection[str]) -> dict[Path, int]:
         """The folders with a complete file of any of these, each with how many complete files it has in all."""
         wanted = {safe_name(uid) for uid in sop_instance_uids}
         found: dict[Path, int] = {}
-        for folder in self.folders():
-            names = list(complete_names(folder))
+        for folder, names in self._readable():
             if not wanted.isdisjoint(names):
                 found[folder] = len(names)
         return found
+
+    def waiting(self) -> Waiting:
+        """All that waits to be placed. Reads names only."""
+        files = 0
+        oldest: Path | None = None
+        unreadable: list[SpoolUnusable] = []
+        for folder in self.folders():
+            try:
+                names = list(complete_names(folder))
+            except SpoolUnusable as error:
+                unreadable.append(error)
+                continue
+            files += len(names)
+            oldest = oldest or (folder if names else None)
+        return Waiting(files, None if oldest is None else self.opened_at(oldest), tuple(unreadable))
 
     # -- expectations
 
@@ -199,8 +246,12 @@ class Spool:
     # -- taking away
 
     def lock_for_indexing(self, folder: Path) -> HeldLock | None:
-        """The right to place what a folder holds; None if another has it or the folder is gone."""
-        return _lock_in(folder, INDEXER_LOCK)
+        """The right to place what a folder holds; None if another has it or the folder is gone.
+
+        Raises `SpoolUnusable` if the folder refuses.
+        """
+        with as_spool_error(folder):
+            return _lock_in(folder, INDEXER_LOCK)
 
     def remove_received(self, file: ReceivedFile) -> None:
         """Unlink a file that is safe elsewhere; already gone is fine."""
@@ -217,7 +268,7 @@ class Spool:
         if receiving is None:
             return not folder.exists()
         with receiving:
-            own = None if indexing is not None else self.lock_for_indexing(folder)
+            own = None if indexing is not None else _lock_in(folder, INDEXER_LOCK)
             if own is None and indexing is None:
                 return not folder.exists()
             try:
