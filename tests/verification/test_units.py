@@ -10,7 +10,7 @@ from vna.errors import UnitUnavailable
 from vna.indexing import help_indexing
 from vna.settings import Settings
 from vna.site import load_site
-from vna.storage import MARKER, StorageUnit, open_unit
+from vna.storage import MARKER, StorageUnit, open_unit, study_folder_of
 from vna.verification import UnitReport, recheck_copies, verify_unit
 from vna.verification.units import MOST_PROBLEMS, sop_of
 
@@ -175,6 +175,29 @@ def test_a_temporary_file_of_today_is_no_orphan_and_one_of_last_week_is(
     assert verify_unit(unit, catalog, "exists").orphaned == 1
     assert unit.sweep() == 1
     assert verify_unit(unit, catalog, "exists").orphaned == 0
+
+
+def test_a_manifest_or_marker_that_a_kill_cut_off_is_no_finding_and_goes_after_a_day(
+    unit: StorageUnit, catalog: Catalog
+) -> None:
+    manifest = next(unit.path.glob("*/*/manifest/*.jsonl"))
+    manifests = set(unit.manifests(study_folder_of(STUDY)))
+    old = [
+        manifest.with_name("01J00000000000000000000000.jsonl.part"),
+        unit.path / f"{MARKER}.01J00000000000000000000000.part",
+    ]
+    young = [manifest.with_name("01J00000000000000000000001.jsonl.part"), unit.path / f"{MARKER}.01J1.part"]
+    for path in old + young:
+        path.write_text("{")
+    for path in old:
+        os.utime(path, (1, 1))
+    report = verify_unit(unit, catalog, "exists")
+    assert (report.orphaned, report.problems) == (0, [])
+    assert unit.sweep() == 1
+    assert set(unit.manifests(study_folder_of(STUDY))) == manifests
+    assert not any(path.exists() for path in old)
+    assert all(path.exists() for path in young), "their writers may be alive"
+    assert manifest.exists()
 
 
 def test_problems_without_end_are_counted_not_listed() -> None:

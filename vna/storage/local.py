@@ -23,6 +23,7 @@ from vna.storage.unit import DamagedFile, FileFacts, NewFile, PlacedFile, StudyF
 STAGING = ".staging"
 _MANIFESTS = "manifest"
 _PART = ".part"
+_CUT_MANIFEST = f".jsonl{_PART}"
 _NOT_OURS = frozenset({MARKER, "files", "versions", "lost+found"})
 _OLD_SECONDS = 86400.0
 _MOST_REMEMBERED = 10_000
@@ -192,7 +193,7 @@ class LocalUnit:
         with os.scandir(self._path / folder) as entries:
             for entry in entries:
                 path = f"{folder}/{entry.name}" if folder else entry.name
-                if depth == 0 and entry.name in _NOT_OURS:
+                if depth == 0 and (entry.name in _NOT_OURS or entry.name.startswith(f"{MARKER}.")):
                     continue
                 if entry.is_dir(follow_symlinks=False):
                     yield from self._walk(path, depth + 1)
@@ -219,7 +220,10 @@ class LocalUnit:
         return path
 
     def manifests(self, study_folder: str) -> list[str]:
-        """The manifests of a study, oldest first (their names are ULIDs)."""
+        """The manifests of a study, oldest first (their names are ULIDs).
+
+        What a kill cut off while one was written told nobody anything; it goes after a day.
+        """
         folder = f"{study_folder}/{_MANIFESTS}"
         with unit_errors(self._name, self._path):
             try:
@@ -227,6 +231,8 @@ class LocalUnit:
             except FileNotFoundError:
                 self.check()
                 return []
+        if any(name.endswith(_CUT_MANIFEST) for name in names):
+            _remove_old(self._path / folder, _CUT_MANIFEST)
         return [f"{folder}/{name}" for name in sorted(names) if name.endswith(".jsonl")]
 
     def read_manifest(self, path: str) -> Manifest:
@@ -248,14 +254,11 @@ class LocalUnit:
                             yield StudyFolder(f"{shard.name}/{study.name}", changed)
 
     def sweep(self) -> int:
-        """Remove what killed copies left in the staging folder more than a day ago."""
-        removed = 0
-        with contextlib.suppress(FileNotFoundError), os.scandir(self._path / STAGING) as entries:
-            for entry in entries:
-                if entry.name.endswith(_PART) and not _is_young_part(entry):
-                    Path(entry.path).unlink(missing_ok=True)
-                    removed += 1
-        return removed
+        """Remove what killed copies left in the staging folder, and of the marker, more than a day ago.
+
+        Of a manifest that is done when its study's manifests are listed.
+        """
+        return _remove_old(self._path / STAGING, _PART) + _remove_old(self._path, _PART, MARKER)
 
     def _full(self, path: str) -> Path:
         if not is_inside(path):
@@ -271,7 +274,18 @@ class _Verdict(Enum):
 
 def _is_manifest(path: str) -> bool:
     parts = path.split("/")
-    return len(parts) == 4 and parts[2] == _MANIFESTS and path.endswith(".jsonl")
+    return len(parts) == 4 and parts[2] == _MANIFESTS and path.endswith((".jsonl", _CUT_MANIFEST))
+
+
+def _remove_old(folder: Path, suffix: str, prefix: str = "") -> int:
+    """Remove temporary files of ours that are older than a day; what cannot be removed stays for the next time."""
+    removed = 0
+    with contextlib.suppress(OSError), os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.name.startswith(prefix) and entry.name.endswith(suffix) and not _is_young_part(entry):
+                Path(entry.path).unlink(missing_ok=True)
+                removed += 1
+    return removed
 
 
 def _is_young_part(entry: "os.DirEntry[str]") -> bool:

@@ -97,7 +97,9 @@ class StorageUnit(Protocol):
         ...
 
     def iterate(self) -> Iterator[str]:
-        """All files but marker, manifests and temporary files younger than a day, in no order, streaming."""
+        """All files but marker, manifests (also cut ones) and temporary files younger than a day, in no order,
+        streaming.
+        """
         ...
 
     def write_manifest(self, study_folder: str, events: Sequence[Event]) -> str:
@@ -105,7 +107,7 @@ class StorageUnit(Protocol):
         ...
 
     def manifests(self, study_folder: str) -> list[str]:
-        """The manifests of a study's folder, oldest first."""
+        """The manifests of a study's folder, oldest first; removes temporary ones that are older than a day."""
         ...
 
     def read_manifest(self, path: str) -> Manifest: ...
