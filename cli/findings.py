@@ -1,18 +1,26 @@
 """What `backupdr check` looks at: one sentence a finding, good ones too."""
 
 import contextlib
+import datetime
 import os
 import socket
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from cli.console import say, show
 from vna.errors import BackupError
 from vna.platform import IS_WINDOWS, NETWORK_FILE_SYSTEMS, file_system_kind, free_bytes
 from vna.settings import Settings, load_settings
 from vna.site import Site, load_site
+
+if TYPE_CHECKING:
+    from vna.spool import Waiting
+
+_LONG_SECONDS = 3600.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,12 +86,27 @@ def _spool(settings: Settings) -> Iterator[Finding]:
     yield Finding(
         False, f"The spool {settings.spool_path} is on a local disk with {free / 2**30:.1f} GiB free."
     )
+    yield from _waiting(spool.waiting())
     aside = len(spool.aside())
     if aside:
         yield Finding(
             True,
             f"{aside} received files could not be identified; they are in {settings.spool_path / 'aside'}.",
         )
+
+
+def _waiting(waiting: "Waiting") -> Iterator[Finding]:
+    """What is long in the spool has no place to go to, or no indexer; what is young is on its way."""
+    for error in waiting.unreadable:
+        yield Finding(True, str(error))
+    if waiting.oldest is None:
+        return
+    since = datetime.datetime.fromtimestamp(waiting.oldest).astimezone()
+    files = "1 received file waits" if waiting.files == 1 else f"{waiting.files} received files wait"
+    yield Finding(
+        time.time() - waiting.oldest > _LONG_SECONDS,
+        f"{files} in the spool to be placed, the oldest since {since:%Y-%m-%d %H:%M}.",
+    )
 
 
 def _keys(settings: Settings) -> Iterator[Finding]:
