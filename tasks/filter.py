@@ -12,7 +12,7 @@ from vna.jobs.run import BackupRun
     name="filter",
     task_run_name="filter studies of {run.remote.name}",
     retries=3,
-    retry_delay_seconds=[2, 10, 30],
+    retry_delay_seconds=[1, 5, 15],
     retry_condition_fn=if_transient,
     cache_policy=NO_CACHE,
     persist_result=False,

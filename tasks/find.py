@@ -11,8 +11,8 @@ from vna.jobs.run import BackupRun
 @task(
     name="find",
     task_run_name="find studies at {run.remote.name}",
-    retries=3,
-    retry_delay_seconds=[2, 10, 30],
+    retries=2,
+    retry_delay_seconds=[1, 5],  # somebody may be waiting for the answer that a host name is wrong
     retry_condition_fn=if_transient,
     cache_policy=NO_CACHE,
     persist_result=False,
