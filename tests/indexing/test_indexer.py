@@ -182,6 +182,15 @@ def test_a_unit_that_comes_back_after_the_expectation_ended_gets_its_study_all_t
         assert len(catalog.receipts_of("run", str(of["study"]))) == 1
 
 
+def test_expectations_of_studies_that_never_came_do_not_pile_up(settings: Settings) -> None:
+    past = datetime.datetime.now(datetime.UTC) - datetime.timedelta(seconds=1)
+    for number in range(5):
+        spool_of(settings).expect(Expectation(f"1.2.{number}", "run", "default", past))
+    expect(settings, "1.3", "run", "default")
+    index(settings)
+    assert [path.name for path in settings.spool_path.glob("expect/*.json")] == ["1.3.run.json"]
+
+
 def test_a_study_for_two_units_of_which_one_is_away_is_not_written_again_and_again(
     settings: Settings,
 ) -> None:

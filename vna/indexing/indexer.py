@@ -32,6 +32,7 @@ _IDLE_SECONDS = (0.05, 0.5)
 _RETRY_SECONDS = (1.0, 60.0)
 _REPLAY_MARGIN_SECONDS = 3600.0
 _YOUNG_SECONDS = 10.0
+_SWEEP_SECONDS = 600.0
 
 _log = logging.getLogger(__name__)
 
@@ -67,6 +68,7 @@ class Indexer:
         self._units: dict[UnitDefinition, StorageUnit] = {}
         self._waiting: dict[Path, tuple[float, float]] = {}
         self._told: set[str] = set()
+        self._sweep_at = 0.0
         self._stop = threading.Event()
 
     def __enter__(self) -> "Indexer":
@@ -148,6 +150,7 @@ class Indexer:
         a folder that cannot be read is no error, as nobody can say whether it holds any of these; it is logged.
         """
         done = Pass()
+        self._sweep_expectations()
         site = load_site(self._settings)
         names = None if only is None else {safe_name(uid) for uid in only}
         for folder in self._spool.folders():
@@ -342,6 +345,17 @@ class Indexer:
         with contextlib.suppress(OSError):  # it stays for the next pass
             if self._spool.sweep(folder, lock):
                 checkpoint("place.folder_removed")
+
+    def _sweep_expectations(self) -> None:
+        """Now and then: a study that stays incomplete is never forgotten by its run."""
+        now = time.monotonic()
+        if now < self._sweep_at:
+            return
+        self._sweep_at = now + _SWEEP_SECONDS
+        try:
+            self._spool.sweep_expectations()
+        except SpoolUnusable as error:
+            self._tell(error)
 
     def _waits(self, folder: Path) -> bool:
         return folder in self._waiting and time.monotonic() < self._waiting[folder][0]
