@@ -257,12 +257,6 @@ class CopyUnreadable(StoreError):
         super().__init__(f"Storage unit {unit}: {path} cannot be read ({reason}); check this disk.")
 
 
-class ManifestDamaged(StoreError):
-    def __init__(self, unit: str, path: str, line: int, reason: str) -> None:
-        self.unit, self.path, self.line, self.reason = unit, path, line, reason
-        super().__init__(f"Storage unit {unit}: manifest {path}, line {line} is damaged ({reason}).")
-
-
 class DatasetUnreadable(StoreError):
     """A data set that cannot be identified: kept, set aside, reported."""
 

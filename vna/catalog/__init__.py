@@ -7,6 +7,7 @@ and migrations with the run ledger.
 
 from vna.catalog.attributes import INSTANCE_KEYWORDS, KEYWORDS, SERIES_KEYWORDS, STUDY_KEYWORDS
 from vna.catalog.catalog import Catalog, CopyFacts, HeldCopy, ReceiptRow
+from vna.catalog.recording import insert_into, table_of
 
 __all__ = [
     "INSTANCE_KEYWORDS",
@@ -17,4 +18,6 @@ __all__ = [
     "CopyFacts",
     "HeldCopy",
     "ReceiptRow",
+    "insert_into",
+    "table_of",
 ]
