@@ -178,3 +178,15 @@ def test_what_breaks_a_run_is_written_down_before_anybody_asks(
         outcome = read_outcome(run.catalog, run.ledger, "run-1")
     assert not outcome.ok
     assert outcome.sentence == "The run failed unexpectedly (RuntimeError); its log has the details."
+
+
+def test_a_lost_catalog_costs_no_second_transfer(tmp_path: Path, settings: Settings, pacs) -> None:
+    write_studies(tmp_path / "pacs", 2, instances=2)
+    server = pacs()
+    assert back_up(settings, "run-1").ok
+    for path in settings.home.glob("catalog.sqlite*"):
+        path.unlink()
+    again = back_up(settings, "run-2")
+    assert again.ok
+    assert (again.instances, again.held) == (0, 4)
+    assert sum(server.sent.values()) == 4

@@ -202,6 +202,21 @@ class Catalog:
                     known[sop].add(version)
         return known
 
+    def found_elsewhere(
+        self, study_instance_uid: str, sop_instance_uids: Collection[str]
+    ) -> Mapping[str, str]:
+        """SOP Instance UID → another study that we hold an instance of this name in."""
+        others: dict[str, str] = {}
+        with self.engine.connect() as connection:
+            for chunk in _chunks(sop_instance_uids):
+                rows = connection.execute(
+                    select(_VERSION.c.sop_instance_uid, _VERSION.c.study_instance_uid)
+                    .where(col(Version.sop_instance_uid).in_(chunk))
+                    .where(col(Version.study_instance_uid) != study_instance_uid)
+                )
+                others.update((sop, study) for sop, study in rows)
+        return others
+
     def study_attributes(self, study_instance_uid: str) -> Mapping[str, str]:
         """Keyword → text of a study and its patient, as the content that came last has them; else empty."""
         with self.engine.connect() as connection:

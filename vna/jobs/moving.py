@@ -148,5 +148,5 @@ def index_study(run: BackupRun, plan: StudyPlan) -> None:
     else:
         waiting = (file for folder in run.spool.folders() for file in run.spool.received(folder))
         sops = {file.sop_instance_uid for file in waiting}
-    help_indexing(run.settings, sops)
+    help_indexing(run.settings, sops, indexer=run.indexer)
     checkpoint("index.indexed")

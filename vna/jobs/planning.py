@@ -9,11 +9,12 @@ from vna.checkpoints import checkpoint
 from vna.dimse import find_instances
 from vna.errors import SourceCannotList
 from vna.identity import FoundInstance
-from vna.indexing import help_indexing
+from vna.indexing import help_indexing, replay_study
 from vna.jobs.fingerprint import describes_a_change, differs_from_ours, fingerprint
 from vna.jobs.ledger import LedgerStudy
 from vna.jobs.run import BackupRun
 from vna.jobs.waiting import wait_until_quiet
+from vna.storage import study_folder_of
 from vna.verification import recheck_copies
 
 
@@ -45,8 +46,9 @@ class StudyPlan:
 def plan_study(run: BackupRun, study: LedgerStudy) -> StudyPlan:
     """Ask the source for the study's instances and subtract what we hold, proven.
 
-    What a killed run left in the spool is placed first, so that nothing is pulled twice; a sender that is
-    still delivering for a killed run is waited for.
+    What a killed run left in the spool is placed first, and what the unit holds and the catalog does not know
+    is told to it, so that nothing is pulled twice; a sender that is still delivering for a killed run is
+    waited for.
     """
     uid = study.study_instance_uid
     run.ledger.lease(run.run_id, run.remote.name, uid)
@@ -66,7 +68,8 @@ def plan_study(run: BackupRun, study: LedgerStudy) -> StudyPlan:
         )
     sops = {instance.sop_instance_uid for instance in source}
     if run.spool.pending(sops):
-        help_indexing(run.settings, sops)
+        help_indexing(run.settings, sops, indexer=run.indexer)
+    replay_study(run.unit, run.catalog, study_folder_of(uid))
     proven = proven_instances(run, uid)
     held = sops & proven
     print_now = fingerprint(study.as_found(), source)

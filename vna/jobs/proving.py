@@ -70,6 +70,8 @@ def _compare(
     missing = wanted - set(proven) | (wanted - set(arrived) if plan.whole else set[str]())
     if missing:  # thousands may lie aside, so they are looked at only where one is missing
         aside = {entry.sop_instance_uid: f"set aside: {entry.reason}" for entry in run.spool.aside()}
+        elsewhere = run.catalog.found_elsewhere(plan.study_instance_uid, missing)
+        reasons |= {uid: f"they are held as part of study {study}" for uid, study in elsewhere.items()}
         reasons |= {uid: aside[uid] for uid in missing & set(aside)}
     return verify_study(
         plan.study_instance_uid,

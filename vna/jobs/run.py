@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from vna.catalog import Catalog
 from vna.dimse import OurNode, SourceGate
 from vna.errors import PeerError
+from vna.indexing import Indexer
 from vna.jobs.filters import Filter
 from vna.jobs.ledger import Ledger, LivingRun
 from vna.jobs.waiting import wait_until_quiet
@@ -80,6 +81,7 @@ class BackupRun:
         spool: Spool,
         catalog: Catalog,
         ledger: Ledger,
+        indexer: Indexer,
         *,
         begun_before: bool = False,
     ) -> None:
@@ -92,6 +94,7 @@ class BackupRun:
         self.spool = spool
         self.catalog = catalog
         self.ledger = ledger
+        self.indexer = indexer
         self.gate = SourceGate(remote)
         self.work: dict[str, StudyWork] = {}
         self.received_before: dict[str, Counter[str]] = {}
@@ -116,12 +119,21 @@ def open_run(settings: Settings, run_id: str, request: Request) -> Generator[Bac
     try:
         catalog.migrate()
         ledger = Ledger(catalog.engine, settings.home)
-        with LivingRun(ledger, settings.home, run_id):
+        with LivingRun(ledger, settings.home, run_id), Indexer(settings) as indexer:
             begun_before = ledger.begin(run_id, request.source, request.unit, request.as_row())
             if begun_before:  # its first process may have been killed while the source was sending
                 wait_until_quiet(spool, remote)
             yield BackupRun(
-                run_id, request, settings, remote, unit, spool, catalog, ledger, begun_before=begun_before
+                run_id,
+                request,
+                settings,
+                remote,
+                unit,
+                spool,
+                catalog,
+                ledger,
+                indexer,
+                begun_before=begun_before,
             )
     finally:
         catalog.close()
