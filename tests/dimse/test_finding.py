@@ -253,14 +253,35 @@ def test_a_source_that_does_not_cut_is_asked_a_handful_of_queries(archive: Path,
         assert pacs.associations == 1
 
 
-@pytest.mark.parametrize("fault", ["no-empty-match", "ignore-key=StudyDate"])
-def test_a_source_that_understands_less_still_gives_all(tmp_path: Path, node: OurNode, fault: str) -> None:
+@pytest.fixture
+def little_archive(tmp_path: Path) -> Path:
     dates = ["20230101", "20230601", "20240229", "20240229"]
     times = [f"{n % 24:02d}{n * 7 % 60:02d}00" for n in range(70)]
     write_studies(tmp_path / "pacs", 70, instances=1, size_bytes=16, dates=dates, times=times)
-    faults = parse_faults(["cap-answers=50", "null-dates=10", fault])
-    with SimulatedPacs(tmp_path / "pacs", faults=faults) as pacs:
+    return tmp_path / "pacs"
+
+
+LESS = pytest.mark.parametrize("fault", ["no-empty-match", "ignore-key=StudyDate"])
+
+
+@LESS
+def test_a_source_that_understands_less_still_gives_all(
+    little_archive: Path, node: OurNode, fault: str
+) -> None:
+    with SimulatedPacs(little_archive, faults=parse_faults(["null-dates=10", fault])) as pacs:
         assert len(found(at(pacs), node)) == 70
+
+
+@LESS
+def test_where_it_cuts_as_well_the_list_cannot_be_proven_and_that_is_said(
+    little_archive: Path, node: OurNode, fault: str
+) -> None:
+    faults = parse_faults(["null-dates=10", "cap-answers=50", fault])
+    with (
+        SimulatedPacs(little_archive, faults=faults) as pacs,
+        pytest.raises(QueryTruncated, match="those without a date"),
+    ):
+        found(at(pacs), node)
 
 
 def test_rubbish_for_an_identifier_is_an_invalid_answer(archive: Path, node: OurNode) -> None:

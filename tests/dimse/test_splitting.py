@@ -5,7 +5,7 @@ The source here is a plain list and a plain look at it; every rule it breaks is 
 
 import fnmatch
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -26,6 +26,8 @@ class Source:
     knows_empty: bool = True
     knows_wildcards: bool = True
     lists: bool = True
+    knows_uid_wildcards: bool = False
+    refuses_the_whole: bool = False
     says_cut: bool = False
     twice: bool = False
     queries: list[Mapping[str, str]] = field(default_factory=list)
@@ -35,6 +37,8 @@ class Source:
         uids = keys.get("StudyInstanceUID", "")
         if "\\" in uids and not self.lists:
             raise QueryFailed("pacs", "STUDY", 0xA900)
+        if self.refuses_the_whole and not any(keys.values()):
+            return
         answers = [study for study in self.studies if all(self._matches(study, *key) for key in keys.items())]
         answers = [answer for answer in answers for _ in range(2 if self.twice else 1)]
         for answer in answers[: self.cap]:
@@ -52,6 +56,8 @@ class Source:
             first, last = want.split("-")
             return bool(value) and (not first or value >= first) and (not last or value[: len(last)] <= last)
         if keyword == "StudyInstanceUID":
+            if want.endswith("*"):
+                return self.knows_uid_wildcards and value.startswith(want[:-1])
             return value in want.split("\\")
         if "*" in want:
             return self.knows_wildcards and any(fnmatch.fnmatchcase(v, want) for v in value.split("\\"))
@@ -65,12 +71,15 @@ class Source:
         return {study["StudyInstanceUID"] for study in self.studies}
 
 
+NOBODY = "no identifier"
+
+
 def study(number: int, date: str, time: str = "", patient: str = "", modality: str = "CT") -> dict[str, str]:
     return {
         "StudyInstanceUID": f"1.2.{number}",
         "StudyDate": date,
         "StudyTime": time,
-        "PatientID": patient or f"P{number:05d}",
+        "PatientID": "" if patient == NOBODY else patient or f"P{number:05d}",
         "ModalitiesInStudy": modality,
         "AccessionNumber": "" if number % 7 == 0 else str(number),
     }
@@ -99,9 +108,16 @@ def test_a_source_that_cuts_at_50_still_gives_all_1000(order: int) -> None:
     assert len(source.queries) < 200
 
 
-def test_nor_is_anything_lost_where_empty_value_matching_is_unknown() -> None:
-    source = Source(the_issues_archive()[-400:], cap=50, knows_empty=False)
+def test_where_empty_value_matching_is_unknown_the_beginnings_of_uids_still_reach_all() -> None:
+    source = Source(the_issues_archive()[-400:], cap=50, knows_empty=False, knows_uid_wildcards=True)
     assert set(source.find()) == source.uids
+    assert len(source.queries) < 1000
+
+
+def test_where_neither_is_known_studies_without_date_may_be_missing_and_that_is_said() -> None:
+    source = Source(the_issues_archive()[-400:], cap=50, knows_empty=False)
+    with pytest.raises(QueryTruncated, match=r"StudyDate 20240229 \(of those without a date or time"):
+        source.find()
 
 
 def test_when_the_cut_cannot_be_got_under_the_interval_is_named() -> None:
@@ -114,9 +130,67 @@ def test_when_the_cut_cannot_be_got_under_the_interval_is_named() -> None:
     assert not caught.value.transient
 
 
-def test_a_day_above_the_cut_without_times_is_told_apart_by_patient() -> None:
-    source = Source([study(n, "20240301") for n in range(120)], cap=50)
+def test_a_day_above_the_cut_without_times_is_told_apart_by_uid() -> None:
+    source = Source([study(n, "20240301") for n in range(120)], cap=50, knows_uid_wildcards=True)
     assert set(source.find()) == source.uids
+
+
+@pytest.mark.parametrize("knows_empty", [True, False])
+@pytest.mark.parametrize("date", ["20240301", ""])
+@pytest.mark.parametrize("patient", ["", "\u00c4"], ids=["none", "umlaut"])
+def test_beginnings_of_a_patient_id_prove_nothing_once_a_cut_was_seen(
+    knows_empty: bool, date: str, patient: str
+) -> None:
+    """Nobody can ask for all other letters there are."""
+    studies = [study(n, date, "000000" if date else "") for n in range(70)]
+    studies += [{**study(100 + n, date, "000000" if date else ""), "PatientID": patient} for n in range(5)]
+    source = Source(studies, cap=50, knows_empty=knows_empty)
+    with pytest.raises(
+        QueryTruncated, match=f"StudyDate {date}" if date else "no StudyDate|one beginning of"
+    ):
+        source.find()
+    assert set(replace(source, knows_uid_wildcards=True).find()) == source.uids
+
+
+def test_what_was_believed_before_a_cut_showed_is_proven_afterwards() -> None:
+    first = [study(n, "20240301", "000000") for n in range(50)]
+    first += [{**study(100 + n, "20240301", "000000"), "PatientID": ""} for n in range(5)]
+    source = Source([*first, *(study(200 + n, "20240302", second(n * 60)) for n in range(100))], cap=50)
+    with pytest.raises(QueryTruncated, match="StudyDate 20240301"):
+        source.find()
+    assert set(replace(source, knows_uid_wildcards=True).find()) == source.uids
+
+
+def test_a_study_that_comes_while_the_list_is_made_is_no_cut() -> None:
+    """Without empty value matching nothing could be proven if it were one."""
+    source = Source([study(n, day(n), second(n * 97)) for n in range(333)], knows_empty=False)
+    list_before = source.ask
+    new = study(9999, day(7), second(7))
+
+    def ask(keys: Mapping[str, str]) -> Iterator[FoundStudy]:
+        if len(source.queries) == 1:
+            source.studies = [*source.studies, new]
+        return list_before(keys)
+
+    found = {one.study_instance_uid for one in Splitter("pacs", ask, {}).studies()}
+    assert found == source.uids
+    assert new["StudyInstanceUID"] in found
+    assert len(source.queries) < 30
+
+
+@pytest.mark.parametrize("cap", [None, 50])
+def test_a_source_that_answers_nothing_to_a_query_without_conditions_is_asked_with_one(
+    cap: int | None,
+) -> None:
+    source = Source(the_issues_archive()[-400:], cap=cap, refuses_the_whole=True)
+    assert set(source.find()) == source.uids
+
+
+def test_without_a_whole_to_compare_with_studies_without_date_must_be_proven() -> None:
+    source = Source([study(n, "") for n in range(3)] + [study(9, "20240301")], refuses_the_whole=True)
+    assert set(source.find()) == source.uids
+    with pytest.raises(QueryTruncated, match="without a date"):
+        replace(source, knows_empty=False).find()
 
 
 def test_one_patients_studies_of_one_second_are_told_apart_by_modality() -> None:
@@ -143,10 +217,12 @@ def test_an_uncut_list_is_asked_for_twice_and_not_more() -> None:
     assert len(source.queries) <= 8
 
 
-def test_nothing_found_is_one_query() -> None:
+def test_nothing_found_is_asked_once_with_and_once_without_a_condition() -> None:
     source = Source([])
     assert source.find() == []
-    assert len(source.queries) == 1
+    assert [query.get("StudyDate", "") for query in source.queries] == ["", "19000101-"]
+    assert source.find(PatientID="P1") == []
+    assert len(source.queries) == 3
 
 
 def test_a_source_that_ignores_dates_is_cut_by_times() -> None:
@@ -156,9 +232,11 @@ def test_a_source_that_ignores_dates_is_cut_by_times() -> None:
 
 def test_dates_are_given_up_at_once_where_studies_without_one_answer_to_a_range() -> None:
     studies = sorted(the_issues_archive()[-300:], key=lambda one: one["StudyDate"])
-    source = Source(studies, cap=20, ignores=frozenset({"StudyDate"}), knows_empty=False)
+    source = Source(
+        studies, cap=20, ignores=frozenset({"StudyDate"}), knows_empty=False, knows_uid_wildcards=True
+    )
     assert set(source.find()) == source.uids
-    assert len(source.queries) < 4000
+    assert len(source.queries) < 1000
 
 
 def test_a_source_that_ignores_every_key_cannot_be_trusted() -> None:
@@ -211,9 +289,11 @@ DATES = st.sampled_from(
 TIMES = st.sampled_from(["", "000000", "120000", "115959.5", "235959.999999", "12", "1200"]) | st.integers(
     0, 86399
 ).map(second)
-PATIENTS = st.sampled_from(["A", "A1", "B-2", "a1", "9"]) | st.text("0123456789ABCab", min_size=1, max_size=4)
+PATIENTS = st.sampled_from(["A", "A1", "B-2", "a1", "9", NOBODY, "\u00c4\u00df"]) | st.text(
+    "0123456789ABCab", min_size=1, max_size=4
+)
 ARCHIVES = st.lists(
-    st.tuples(DATES, TIMES, PATIENTS, st.sampled_from(["CT", "MR", "CT\\SR"])), min_size=0, max_size=400
+    st.tuples(DATES, TIMES, PATIENTS, st.sampled_from(["CT", "MR", "CT\\SR", ""])), min_size=0, max_size=400
 )
 
 
@@ -226,6 +306,8 @@ ARCHIVES = st.lists(
     cap=st.sampled_from([10, 11, 20, 37, 50, 100, 128, 500, None]),
     knows_empty=st.booleans(),
     knows_wildcards=st.booleans(),
+    knows_uid_wildcards=st.booleans(),
+    refuses_the_whole=st.booleans(),
     ignores=st.sampled_from(
         [(), (), (), ("StudyDate",), ("StudyTime",), ("StudyDate", "StudyTime"), ("PatientID",)]
     ),
@@ -236,11 +318,21 @@ def test_whatever_is_stored_all_is_found_or_an_error_is_raised(
     cap: int | None,
     knows_empty: bool,
     knows_wildcards: bool,
+    knows_uid_wildcards: bool,
+    refuses_the_whole: bool,
     ignores: tuple[str, ...],
 ) -> None:
     rows = (archive * copies)[:800]
     studies = [study(n, *row) for n, row in enumerate(rows)]
-    source = Source(studies, cap, frozenset(ignores), knows_empty, knows_wildcards)
+    source = Source(
+        studies,
+        cap,
+        frozenset(ignores),
+        knows_empty,
+        knows_wildcards,
+        knows_uid_wildcards=knows_uid_wildcards,
+        refuses_the_whole=refuses_the_whole and any(date >= "1900" for date, *_ in rows),
+    )
     try:
         found = source.find()
     except QueryTruncated:

@@ -13,6 +13,7 @@ from typing import Protocol
 FIRST_DAY = datetime.date.min.toordinal()
 LAST_DAY = datetime.date.max.toordinal()
 DAY_SECONDS = 86400
+_UID = "StudyInstanceUID"
 EMPTY = '""'
 """Empty value matching: two quotation marks (PS3.4 C.2.2.2)."""
 
@@ -213,29 +214,38 @@ class Given:
 
 @dataclass(frozen=True, slots=True)
 class Dimension:
-    """One key to cut along. `may_be_empty`: its parts do not reach studies without a value."""
+    """One key to cut along. `may_be_empty`: its parts do not reach studies without a value. `reaches_all`: they
+    reach every other study.
+    """
 
     keyword: str
     everything: Part
     may_be_empty: bool
+    reaches_all: bool = True
+
+    @property
+    def is_range(self) -> bool:
+        return not isinstance(self.everything, Beginning)
 
 
-# PatientID before modality: every source matches its wildcards; some know ModalitiesInStudy only as one exact
-# value, or not at all (field note 7). An identifier in other letters than these is not reached, which shows
-# when such a study was answered before.
+# Some sources know ModalitiesInStudy only as one exact value, or not at all (field note 7). Every source matches
+# the wildcards of a Patient ID, but an identifier may begin with any letter of any script. Wildcards in a UID are
+# beyond the standard; where a source matches them all the same, they reach every study there is.
 DIMENSIONS = (
     Dimension("StudyDate", Days(), may_be_empty=True),
     Dimension("StudyTime", Seconds(), may_be_empty=True),
     Dimension(
-        "PatientID",
-        Beginning("PatientID", "".join(c for c in map(chr, range(0x21, 0x7F)) if c not in '*?\\"')),
-        may_be_empty=False,
-    ),
-    Dimension(
         "ModalitiesInStudy",
         Beginning("ModalitiesInStudy", string.ascii_uppercase + string.digits + "_"),
-        may_be_empty=False,
+        may_be_empty=True,
     ),
+    Dimension(
+        "PatientID",
+        Beginning("PatientID", "".join(c for c in map(chr, range(0x21, 0x7F)) if c not in '*?\\"')),
+        may_be_empty=True,
+        reaches_all=False,
+    ),
+    Dimension(_UID, Beginning(_UID, string.digits + "."), may_be_empty=False),
 )
 
 
