@@ -58,15 +58,22 @@ def find_studies(
         yield from Splitter(remote.name, ask, keys, on_progress).studies()
 
 
-def find_instances(remote: RemoteServer, node: OurNode, study_instance_uid: str) -> Sequence[FoundInstance]:
+def find_instances(
+    remote: RemoteServer,
+    node: OurNode,
+    study_instance_uid: str,
+    *,
+    on_doubt: Callable[[str], None] = lambda _: None,
+) -> Sequence[FoundInstance]:
     """Every instance of a study as the source lists it, series by series with the full unique keys.
 
     Raises `SourceCannotList` when the source refuses to list or lists nothing of a study it has, and
-    `QueryTruncated` when a list shows signs of being cut.
+    `QueryTruncated` when a list shows signs of being cut. `on_doubt` is told, for the operator and without a full
+    stop, what speaks against a list that is returned all the same: counts of sources may be wrong.
     """
     with querying(remote, node) as query:
         try:
-            instances = Listing(remote.name, query, study_instance_uid).instances()
+            instances = Listing(remote.name, query, study_instance_uid, on_doubt).instances()
         except QueryFailed as error:
             if error.transient:
                 raise

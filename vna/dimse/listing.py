@@ -3,9 +3,14 @@
 Series and images cannot be asked for by range, so a cut list cannot be put together here; it can be noticed. A
 source that once sent more than N answers does not cut at N. For the longest list the source's own count, or a
 question for the numbers next to those answered, tells whether there are more.
+
+Where neither does, a count above the list is not proof enough, for counts may be stale or wrong (field note 6): it
+makes the list a cut one only if the list also has a round length, or if several series end at the same length.
+Any other contradiction, and a round length that nothing confirms, is a doubt: the list stands and the doubt is told.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from vna.dimse.querying import Query
 from vna.dimse.splitting import looks_like_a_cap
@@ -31,13 +36,24 @@ IMAGE_KEYS = (
 )
 _UNIQUE = frozenset({"StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID", "QueryRetrieveLevel"})
 _MOST_PROBES = 5
+_DOUBTFUL_FROM = 50
+"""No limit of a source below is known; shorter round lists are too common to be worth a word."""
 
 
 class Listing:
     """One study at one source, asked over one association."""
 
-    def __init__(self, remote: str, query: Query, study_instance_uid: str) -> None:
+    def __init__(
+        self,
+        remote: str,
+        query: Query,
+        study_instance_uid: str,
+        on_doubt: Callable[[str], None] = lambda _: None,
+    ) -> None:
         self._remote, self._query, self._study = remote, query, study_instance_uid
+        self._on_doubt = on_doubt
+        self._short: Counter[int] = Counter()
+        """How many series the source counts more of than it lists, by the length of the list."""
         self._most = 0
 
     def instances(self) -> list[FoundInstance]:
@@ -45,8 +61,10 @@ class Listing:
         series = self._ask_series()
         lists = {uid: self._ask_images(uid) for uid in series}
         self._check("SERIES", {}, "SeriesInstanceUID", "SeriesNumber", list(series.values()), None)
+        counts = {uid: _number(one.get("NumberOfSeriesRelatedInstances", "")) for uid, one in series.items()}
+        self._short.update(len(images) for uid, images in lists.items() if (counts[uid] or 0) > len(images))
         for uid, images in lists.items():
-            count = _number(series[uid].get("NumberOfSeriesRelatedInstances", ""))
+            count = counts[uid]
             if not images and count != 0:
                 reason = f"it lists no instances of series {uid}"
                 raise SourceCannotList(self._study, self._remote, reason)
@@ -105,8 +123,18 @@ class Listing:
                 raise self._truncated(unique, len(answers))
             if number in numbers:  # the control: the source does match this key
                 reliable = 0 < len(answered) < len(known)
-        if not reliable and short and looks_like_a_cap(len(answers)):
+        if reliable:
+            return
+        if short and (looks_like_a_cap(len(answers)) or self._short[len(answers)] > 1):
             raise self._truncated(unique, len(answers))
+        self._tell_doubt(unique, len(answers), count if short else None)
+
+    def _tell_doubt(self, unique: Mapping[str, str], answers: int, count: int | None) -> None:
+        where = "".join(f"series {uid}" for uid in unique.values()) or f"study {self._study}"
+        if count is not None:
+            self._on_doubt(f"{self._remote} counts {count} instances in {where} and lists {answers}")
+        elif answers >= _DOUBTFUL_FROM:
+            self._on_doubt(f"{self._remote} lists {answers} of {where}, which may be a limit of its answers")
 
     def _truncated(self, unique: Mapping[str, str], answers: int) -> QueryTruncated:
         where = "".join(f" in series {uid}" for uid in unique.values())
