@@ -3,7 +3,7 @@
 import queue
 import struct
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from pynetdicom.pdu_primitives import P_DATA
@@ -44,7 +44,7 @@ def test_an_answer_to_a_query_that_is_no_command_set_ends_the_association(comman
     association: Any = SimpleNamespace(dul=dul)
     answers = _Answers(association)
     fragments = P_DATA()
-    fragments.presentation_data_value_list = [[1, b"\x03" + command]]
+    fragments.presentation_data_value_list = cast(Any, [[1, b"\x03" + command]])
     answers.receive_primitive(fragments)
     if command == PENDING:
         assert answers.msg_queue.qsize() == 1
