@@ -7,7 +7,6 @@ import contextlib
 import datetime
 import http.client
 import json
-import os
 import subprocess
 import sys
 import tempfile
@@ -20,6 +19,7 @@ from urllib.parse import urlsplit
 from filelock import FileLock, Timeout
 
 from deployments.environment import process_environment, use_home
+from vna.durable import write_durably
 from vna.errors import PrefectUnavailable
 from vna.platform import IS_WINDOWS, HeldLock, is_locked, spawn_bound, try_lock
 
@@ -113,13 +113,9 @@ def server_lock(home: Path) -> Path:
 
 def write_server_file(home: Path, server: PrefectServer) -> None:
     """Tell the other commands of this home which server to use."""
-    path = server_file(home)
-    temporary = path.with_name(f"server.json.{os.getpid()}.tmp")
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     started = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-        json.dump({"url": server.url, "pid": server.process.pid, "started": started}, file)
-    temporary.replace(path)
+    told = {"url": server.url, "pid": server.process.pid, "started": started}
+    write_durably(server_file(home), json.dumps(told).encode(), mode=0o600)
 
 
 def running_server(home: Path) -> str | None:

@@ -29,6 +29,7 @@ NO_DATABASE = {
     "vna.site",
     "vna.platform",
     "vna.checkpoints",
+    "vna.durable",
     "vna.spool",
     "vna.dimse",
     "vna.simulated_pacs",

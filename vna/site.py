@@ -5,14 +5,13 @@ the commands that only read start and work without Prefect (DESIGN §6). The fil
 temporary and rename; a reader never sees half of it.
 """
 
-import os
 from enum import StrEnum
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
+from vna.durable import make_folder, write_durably
 from vna.errors import NameUnknown, SettingsError
-from vna.platform import sync_folder
 from vna.settings import Settings, check_aet, validation_sentence
 
 
@@ -106,12 +105,6 @@ def load_site(settings: Settings) -> Site:
 
 
 def publish_site(settings: Settings, site: Site) -> None:
-    """Replace `site.json` by temporary and rename, synced."""
-    settings.home.mkdir(parents=True, exist_ok=True)
-    temporary = settings.site_path.with_name(f"site.json.{os.getpid()}.tmp")
-    with temporary.open("w", encoding="utf-8") as file:
-        file.write(site.model_dump_json(indent=1))
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(settings.site_path)
-    sync_folder(settings.home)
+    """Replace `site.json`, whole and durable."""
+    make_folder(settings.home)
+    write_durably(settings.site_path, site.model_dump_json(indent=1).encode())

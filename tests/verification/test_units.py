@@ -184,9 +184,9 @@ def test_a_manifest_or_marker_that_a_kill_cut_off_is_no_finding_and_goes_after_a
     manifests = set(unit.manifests(study_folder_of(STUDY)))
     old = [
         manifest.with_name("01J00000000000000000000000.jsonl.part"),
-        unit.path / f"{MARKER}.01J00000000000000000000000.part",
+        unit.path / f"{MARKER}.0123456789abcdef.tmp",
     ]
-    young = [manifest.with_name("01J00000000000000000000001.jsonl.part"), unit.path / f"{MARKER}.01J1.part"]
+    young = [manifest.with_name("01J00000000000000000000001.jsonl.part"), unit.path / f"{MARKER}.fedcba.tmp"]
     for path in old + young:
         path.write_text("{")
     for path in old:

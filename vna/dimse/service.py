@@ -18,8 +18,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import vna
+from vna.durable import write_durably
 from vna.errors import BackupError, PortInUse, ReceiverFailed, SettingsError
-from vna.platform import is_locked, spawn_bound, sync_folder, take_lock
+from vna.platform import is_locked, spawn_bound, take_lock
 from vna.settings import Settings
 
 _log = logging.getLogger(__name__)
@@ -63,10 +64,7 @@ def as_the_server_of(settings: Settings) -> Generator[Callable[[str, int], None]
     facts = _facts_path(settings)
 
     def announce(aet: str, port: int) -> None:
-        temporary = facts.with_name(f"{facts.name}.{os.getpid()}.tmp")
-        temporary.write_text(json.dumps(asdict(RunningScp(aet, port, os.getpid()))), encoding="utf-8")
-        temporary.replace(facts)
-        sync_folder(settings.home)
+        write_durably(facts, json.dumps(asdict(RunningScp(aet, port, os.getpid()))).encode())
 
     with lock:
         facts.unlink(missing_ok=True)  # a killed server's

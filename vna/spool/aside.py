@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vna.checkpoints import checkpoint
+from vna.durable import make_folder, write_durably
 from vna.errors import DatasetUnreadable
 from vna.identity import safe_name
 from vna.platform import sync_folder
 from vna.spool.associations import AssociationRecord
-from vna.spool.durable import make_folder, write_durably
 from vna.spool.header import dataset_offset
 
 _SHA256 = re.compile(r"[0-9a-f]{64}\Z")

@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vna.checkpoints import checkpoint
+from vna.durable import write_durably
 from vna.platform import HeldLock, sync_folder, try_lock
-from vna.spool.durable import as_spool_error, write_durably
+from vna.spool.refusals import as_spool_error
 from vna.spool.writing import InstanceWriter
 
 if TYPE_CHECKING:

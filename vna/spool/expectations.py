@@ -4,25 +4,22 @@ An expectation holds for what came in an association that was opened before it e
 that can be placed: while a unit is away its images wait, and must not go elsewhere.
 """
 
-import contextlib
 import dataclasses
 import datetime
 import hashlib
 import json
 import os
 import re
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from vna.durable import make_folder, write_durably
 from vna.errors import SpoolUnusable
 from vna.identity import safe_name
 from vna.platform import HeldLock, take_lock
-from vna.spool.durable import make_folder, write_durably
 
 _LOCK_SECONDS = 10.0
-_LEFT_OVER_SECONDS = 3600.0
 _RUN_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}\Z")
 
 
@@ -94,15 +91,6 @@ class Expectations:
 
     def remove(self, study_instance_uid: str, run: str) -> None:
         self._path(study_instance_uid, run).unlink(missing_ok=True)
-
-    def sweep(self) -> None:
-        """Remove what killed processes left half-written; an hour is more than any write takes."""
-        if not self._folder.is_dir():
-            return
-        for path in self._folder.glob("*.tmp"):
-            with contextlib.suppress(FileNotFoundError):
-                if time.time() - path.stat().st_mtime > _LEFT_OVER_SECONDS:
-                    path.unlink()
 
     def unreadable(self) -> Iterator[Path]:
         for path in self._paths(""):

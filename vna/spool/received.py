@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vna.errors import SpoolUnusable
-from vna.spool.durable import as_spool_error
+from vna.spool.refusals import as_spool_error
 
 # The number is there where the same data set came under two headers in one association.
 _NAME = re.compile(r"(?P<sop>.+?)\.(?P<sha>[0-9a-f]{64})(\.[0-9]+)?\.dcm\Z")

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from ulid import ULID
 
+from vna.durable import make_folder, sweep_temporaries
 from vna.errors import SpoolUnusable
 from vna.identity import safe_name
 from vna.platform import (
@@ -31,9 +32,9 @@ from vna.spool.associations import (
     OpenAssociation,
     open_folder,
 )
-from vna.spool.durable import as_spool_error, make_folder
 from vna.spool.expectations import Expectation, Expectations
 from vna.spool.received import ReceivedFile, complete_files, complete_names
+from vna.spool.refusals import as_spool_error
 from vna.spool.space import Reserve
 
 _ULID = re.compile(r"[0-7][0-9A-HJKMNP-TV-Z]{25}\Z")
@@ -80,7 +81,8 @@ class Spool:
             probe = self.path / f".writable.{os.getpid()}"
             probe.write_bytes(b"")
             probe.unlink()
-            self._expectations.sweep()
+            for folder in ("expect", "aside"):
+                sweep_temporaries(self.path / folder)
 
     def check(self) -> None:
         """As `prepare`, and also raise for an expectation that cannot be read: its study would go astray."""

@@ -12,6 +12,7 @@ from typing import BinaryIO
 from ulid import ULID
 
 from vna.checkpoints import checkpoint
+from vna.durable import make_folder
 from vna.errors import CopyDiffers, CopyUnreadable, SourceDiffers
 from vna.platform import sync_folder
 from vna.storage.digests import Digests, read_digests
@@ -26,7 +27,6 @@ _PART = ".part"
 _CUT_MANIFEST = f".jsonl{_PART}"
 _NOT_OURS = frozenset({MARKER, "files", "versions", "lost+found"})
 _OLD_SECONDS = 86400.0
-_MOST_REMEMBERED = 10_000
 _READERS = 4
 _MUCH = 4 << 20
 
@@ -36,7 +36,6 @@ class LocalUnit:
 
     def __init__(self, name: str, path: Path) -> None:
         self._name, self._path = name, path
-        self._durable: set[str] = set()
 
     @property
     def name(self) -> str:
@@ -67,7 +66,7 @@ class LocalUnit:
 
     def _give_name(self, file: NewFile) -> Place:
         folder = copy_folder(file.identity)
-        self._make_folder(folder)
+        make_folder(self._path / folder, below=self._path)
         damaged: list[DamagedFile] = []
         number = 0
         while True:
@@ -131,24 +130,8 @@ class LocalUnit:
         raise CopyDiffers(self._name, place.path, file.dataset_sha256, found.dataset_sha256)
 
     def _staging(self) -> Path:
-        self._make_folder(STAGING)
+        make_folder(self._path / STAGING, below=self._path)
         return self._path / STAGING / f"{ULID()}{_PART}"
-
-    def _make_folder(self, folder: str) -> None:
-        """Make a folder and the way to it, each name durable; what is known to be is not synced again."""
-        if folder in self._durable:
-            if (self._path / folder).is_dir():
-                return
-            self._durable.clear()
-        parent = folder.rpartition("/")[0]
-        if parent:
-            self._make_folder(parent)
-        with contextlib.suppress(FileExistsError):
-            (self._path / folder).mkdir()
-        sync_folder(self._path / parent)  # also if it exists: its maker may have been killed before this
-        if len(self._durable) >= _MOST_REMEMBERED:
-            self._durable.clear()
-        self._durable.add(folder)
 
     # -- reading
 
@@ -208,7 +191,7 @@ class LocalUnit:
         folder = f"{study_folder}/{_MANIFESTS}"
         path = f"{folder}/{ULID()}.jsonl"
         with unit_errors(self._name, self._path):
-            self._make_folder(folder)
+            make_folder(self._path / folder, below=self._path)
             temporary = self._path / f"{path}{_PART}"
             with temporary.open("xb") as file:
                 file.write(encode_manifest(events))
@@ -258,7 +241,7 @@ class LocalUnit:
 
         Of a manifest that is done when its study's manifests are listed.
         """
-        return _remove_old(self._path / STAGING, _PART) + _remove_old(self._path, _PART, MARKER)
+        return _remove_old(self._path / STAGING, _PART) + _remove_old(self._path, ".tmp", f"{MARKER}.")
 
     def _full(self, path: str) -> Path:
         if not is_inside(path):
@@ -282,15 +265,17 @@ def _remove_old(folder: Path, suffix: str, prefix: str = "") -> int:
     removed = 0
     with contextlib.suppress(OSError), os.scandir(folder) as entries:
         for entry in entries:
-            if entry.name.startswith(prefix) and entry.name.endswith(suffix) and not _is_young_part(entry):
+            if entry.name.startswith(prefix) and entry.name.endswith(suffix) and not _is_young(entry):
                 Path(entry.path).unlink(missing_ok=True)
                 removed += 1
     return removed
 
 
 def _is_young_part(entry: "os.DirEntry[str]") -> bool:
-    if not entry.name.endswith(_PART):
-        return False
+    return entry.name.endswith(_PART) and _is_young(entry)
+
+
+def _is_young(entry: "os.DirEntry[str]") -> bool:
     try:
         return time.time() - entry.stat(follow_symlinks=False).st_mtime < _OLD_SECONDS
     except FileNotFoundError:

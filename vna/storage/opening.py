@@ -10,6 +10,7 @@ from pathlib import Path
 
 from ulid import ULID
 
+from vna.durable import make_folder, write_durably
 from vna.errors import UnitNotWritable
 from vna.platform import sync_folder
 from vna.site import UnitDefinition
@@ -25,7 +26,7 @@ def create_unit(definition: UnitDefinition) -> StorageUnit:
     """
     path = definition.path
     try:
-        _make_folders(path)
+        make_folder(path)
         if not (path / MARKER).exists():
             _write_marker(path, definition.name)
     except OSError as error:
@@ -55,7 +56,7 @@ def open_unit(definition: UnitDefinition, *, create: bool = False) -> StorageUni
 
 def _create_whole(path: Path, name: str) -> None:
     """Folder and marker appear together, so that a kill in between leaves nothing that looks unmounted."""
-    _make_folders(path.parent)
+    make_folder(path.parent)
     temporary = path.with_name(f".{path.name}.{ULID()}.new")
     temporary.mkdir()
     try:
@@ -68,15 +69,6 @@ def _create_whole(path: Path, name: str) -> None:
             shutil.rmtree(temporary)
 
 
-def _make_folders(path: Path) -> None:
-    """As `mkdir -p`, each new name durable."""
-    if path.is_dir():
-        return
-    _make_folders(path.parent)
-    path.mkdir(exist_ok=True)
-    sync_folder(path.parent)
-
-
 def _write_marker(folder: Path, name: str) -> None:
     marker = {
         "what": "a storage unit of Backup & DR PLUS; without this file it counts as not mounted",
@@ -86,10 +78,4 @@ def _write_marker(folder: Path, name: str) -> None:
         "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "host": socket.gethostname(),
     }
-    temporary = folder / f"{MARKER}.{ULID()}.part"
-    with temporary.open("x", encoding="utf-8") as file:
-        json.dump(marker, file, indent=1)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(folder / MARKER)
-    sync_folder(folder)
+    write_durably(folder / MARKER, json.dumps(marker, indent=1).encode())
