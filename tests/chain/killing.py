@@ -128,26 +128,34 @@ def backup_killed_at(kill: Kill, folder: Path, api_url: str) -> None:
 
 @dataclass
 class Moment:
-    """A kill of one process at some time after the run began."""
+    """A kill of one process some seconds after the source had so many instances acknowledged.
+
+    Counted by the run's own progress, so that it falls into the run on a slow machine and on a quick one.
+    """
 
     victim: str
+    instances: int
     seconds: float
 
     def __str__(self) -> str:
-        return f"{self.victim} after {self.seconds:.2f} s"
+        return f"{self.victim} {self.seconds:.2f} s after {self.instances} instances"
 
 
-def random_moment(chance: random.Random, by: str, longest: float) -> Moment:
+def random_moment(chance: random.Random, by: str) -> Moment:
     victims = ("flow", "flow", "indexer") if by == "get" else ("flow", "scp", "indexer")
-    return Moment(chance.choice(victims), chance.uniform(0.1, longest))
+    longest = STUDIES * INSTANCES - 20
+    return Moment(chance.choice(victims), chance.randrange(longest), chance.uniform(0.0, 0.4))
 
 
 def backup_killed_after(moment: Moment, folder: Path, api_url: str, by: str) -> None:
     """The same at a moment that no boundary names."""
     with Rehearsal(folder, api_url, by).open() as rehearsal, rehearsal.place.scp() as scp:
+        pacs = rehearsal.pacs
         with rehearsal.place.flow() as flow:
             flow.wait_until_ready()
             flow.ask(SOURCE)
+            reached = eventually(lambda: sum(pacs.acknowledged.values()) >= moment.instances, 120)
+            assert reached, "the run did not get that far"
             _kill_after(moment, flow, scp)
             if moment.victim == "flow":
                 flow.process.wait(30)

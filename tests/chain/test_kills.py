@@ -48,7 +48,7 @@ KILLS = [
 
 SEED = int(os.environ.get("BACKUPDR_TEST_SEED") or random.SystemRandom().randrange(10**6))
 _CHANCE = random.Random(SEED)
-MOMENTS = [(random_moment(_CHANCE, by, 8.0), by) for by in ("move", "get", "move", "get", "move")]
+MOMENTS = [(random_moment(_CHANCE, by), by) for by in ("move", "get", "move", "get", "move")]
 
 
 def test_every_boundary_in_the_code_is_one_at_which_we_kill() -> None:
@@ -62,30 +62,36 @@ def test_every_boundary_in_the_code_is_one_at_which_we_kill() -> None:
 @pytest.fixture(scope="module")
 def killed(
     request: pytest.FixtureRequest, prefect_api: str, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[dict[Kill, "Future[None]"]]:
+) -> Iterator[dict[str, "Future[None]"]]:
     """All selected kills, two at a time, because one waits while the other works; each test takes its own."""
+    futures: dict[str, Future[None]] = {}
     with ThreadPoolExecutor(2) as pool:
-        yield {
-            kill: pool.submit(backup_killed_at, kill, tmp_path_factory.mktemp("kill"), prefect_api)
-            for item in request.session.items
-            if (kill := getattr(getattr(item, "callspec", None), "params", {}).get("kill"))
-        }
+        for item in request.session.items:
+            wanted = getattr(getattr(item, "callspec", None), "params", {})
+            if "kill" in wanted:
+                call = (backup_killed_at, wanted["kill"], tmp_path_factory.mktemp("kill"), prefect_api)
+                futures[str(wanted["kill"])] = pool.submit(*call)
+            elif "moment" in wanted:
+                folder = tmp_path_factory.mktemp("moment")
+                call = (backup_killed_after, wanted["moment"], folder, prefect_api, wanted["by"])
+                futures[str(wanted["moment"])] = pool.submit(*call)
+        yield futures
         pool.shutdown(cancel_futures=True)
 
 
 @pytest.mark.parametrize("kill", KILLS, ids=str)
 def test_the_run_after_a_kill_completes_and_pulls_nothing_twice(
-    killed: dict[Kill, "Future[None]"], kill: Kill
+    killed: dict[str, "Future[None]"], kill: Kill
 ) -> None:
-    killed[kill].result()
+    killed[str(kill)].result()
 
 
 @pytest.mark.parametrize(("moment", "by"), MOMENTS, ids=lambda value: str(value).replace(" ", "-"))
 def test_the_run_after_a_kill_at_a_random_moment_completes(
-    moment: Moment, by: str, prefect_api: str, tmp_path: Path
+    killed: dict[str, "Future[None]"], moment: Moment, by: str
 ) -> None:
-    print(f"seed {SEED}: {moment}, by C-{by.upper()}")
-    backup_killed_after(moment, tmp_path, prefect_api, by)
+    print(f"seed {SEED} (BACKUPDR_TEST_SEED={SEED} for the same again): {moment}, by C-{by.upper()}")
+    killed[str(moment)].result()
 
 
 def test_a_killed_worker_costs_its_run_and_nothing_else(

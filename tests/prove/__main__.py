@@ -35,7 +35,7 @@ def kill(number: int, seed: int) -> Proof:
     """One process at one moment, both by chance, by C-MOVE and C-GET in turn."""
     chance = random.Random(f"{seed}-{number}")
     by = ("move", "get")[number % 2]
-    moment = random_moment(chance, by, 8.0)
+    moment = random_moment(chance, by)
 
     def prove(site: Site) -> str:
         backup_killed_after(moment, site.folder, site.api_url, by)
