@@ -30,6 +30,7 @@ NO_DATABASE = {
     "vna.platform",
     "vna.checkpoints",
     "vna.durable",
+    "vna.part10",
     "vna.spool",
     "vna.dimse",
     "vna.simulated_pacs",

@@ -93,7 +93,7 @@ def _read_dataset(path: Path, file: BinaryIO, keywords: list[str]) -> Dataset:
     def beyond(tag: int, vr: str | None, length: int) -> bool:
         return tag > tags[-1]
 
-    start = file.read(144)
+    start = file.read(144)  # as vna.part10, which this process does not import
     length = 144 + int.from_bytes(start[140:144], "little")
     header = start + file.read(min(length - len(start), 1 << 20))
     file.seek(0)

@@ -8,13 +8,12 @@ import struct
 from pathlib import Path
 
 from vna.errors import DatasetUnreadable
+from vna.part10 import PREFIX_BYTES, header_length
 
 IMPLEMENTATION_CLASS_UID = "2.25.11055559582739863716370196095125708782"
 IMPLEMENTATION_VERSION_NAME = "BACKUPDR_1"
 
 _PREAMBLE = b"\0" * 128 + b"DICM"
-_GROUP_LENGTH_AT = len(_PREAMBLE)
-_GROUP_LENGTH_SIZE = 12
 
 
 def encode_header(
@@ -47,10 +46,7 @@ def dataset_offset(path: Path) -> int:
     from there `dataset_sha256`. Raises `DatasetUnreadable` if this is no such file.
     """
     with path.open("rb") as file:
-        start = file.read(_GROUP_LENGTH_AT + _GROUP_LENGTH_SIZE)
-    if len(start) < _GROUP_LENGTH_AT + _GROUP_LENGTH_SIZE or start[128:132] != b"DICM":
-        raise DatasetUnreadable(str(path), "the file has no DICOM header")
-    group, element, vr, size, length = struct.unpack_from("<HH2sHI", start, _GROUP_LENGTH_AT)
-    if (group, element, vr, size) != (0x0002, 0x0000, b"UL", 4):
-        raise DatasetUnreadable(str(path), "its File Meta Information has no group length")
-    return len(start) + length
+        offset = header_length(file.read(PREFIX_BYTES))
+    if not offset:
+        raise DatasetUnreadable(str(path), "it does not begin as a DICOM file")
+    return offset

@@ -5,7 +5,7 @@ the disk and digested before it counts. What was placed is told by manifests bes
 itself without any database. A unit without its marker file is not mounted, never empty.
 """
 
-from vna.storage.digests import Digests, header_length
+from vna.storage.digests import Digests
 from vna.storage.local import LocalUnit
 from vna.storage.manifests import (
     Event,
@@ -46,7 +46,6 @@ __all__ = [
     "create_unit",
     "decode_manifest",
     "encode_manifest",
-    "header_length",
     "open_unit",
     "study_folder_of",
 ]

@@ -10,11 +10,10 @@ import struct
 from dataclasses import dataclass
 from pathlib import Path
 
+from vna.part10 import PREFIX_BYTES, header_length
 from vna.platform import IS_WINDOWS, drop_cache
 
 _BUFFER = 1 << 20
-_PREFIX = 132 + 12  # preamble, "DICM", and the File Meta group length element
-_LARGEST_HEADER = 1 << 20
 _TRANSFER_SYNTAX = (0x0002, 0x0010)
 _LONG_VRS = frozenset({b"OB", b"OW", b"OF", b"SQ", b"UT", b"UN"})
 
@@ -46,7 +45,7 @@ def read_digests(path: Path, *, sync: bool = False) -> Digests:
             os.fsync(descriptor)
         stat = os.fstat(descriptor)
         drop_cache(descriptor)
-        buffer = memoryview(bytearray(max(_PREFIX, min(stat.st_size, _BUFFER))))
+        buffer = memoryview(bytearray(max(PREFIX_BYTES, min(stat.st_size, _BUFFER))))
         filled = file.readinto(buffer) or 0
         length = header_length(buffer[:filled])
         while filled < length <= len(buffer) and (more := file.readinto(buffer[filled:])):
@@ -62,20 +61,9 @@ def read_digests(path: Path, *, sync: bool = False) -> Digests:
     return Digests(size, stat.st_mtime_ns, length, header.hexdigest(), dataset.hexdigest(), syntax)
 
 
-def header_length(start: bytes | memoryview) -> int:
-    """Bytes of preamble and File Meta, from the first 144 bytes of a file; 0 if it is no such file.
-
-    PS3.10 7.1: the first element of File Meta is its own length, (0002,0000) UL.
-    """
-    if len(start) < _PREFIX or bytes(start[128:140]) != b"DICM\x02\x00\x00\x00UL\x04\x00":
-        return 0
-    length = _PREFIX + int(struct.unpack_from("<L", start, 140)[0])
-    return length if length <= _LARGEST_HEADER else 0
-
-
 def _transfer_syntax(header: bytes) -> str:
     """(0002,0010) of a header; File Meta is always explicit little endian (PS3.10 7.1)."""
-    at = _PREFIX
+    at = PREFIX_BYTES
     while at + 8 <= len(header):
         group, element, vr, length = struct.unpack_from("<HH2sH", header, at)
         at += 8

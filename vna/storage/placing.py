@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vna.errors import SourceDiffers
-from vna.storage.digests import Digests, header_length
+from vna.part10 import header_length
+from vna.storage.digests import Digests
 from vna.storage.unit import DamagedFile, NewFile
 
 _NO_LINK = {
