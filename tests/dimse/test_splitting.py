@@ -37,7 +37,7 @@ class Source:
         uids = keys.get("StudyInstanceUID", "")
         if "\\" in uids and not self.lists:
             raise QueryFailed("pacs", "STUDY", 0xA900)
-        if self.refuses_the_whole and not any(keys.values()):
+        if self.refuses_the_whole and not (keys.get("StudyDate") or keys.get("StudyInstanceUID")):
             return
         answers = [study for study in self.studies if all(self._matches(study, *key) for key in keys.items())]
         answers = [answer for answer in answers for _ in range(2 if self.twice else 1)]
@@ -183,6 +183,12 @@ def test_a_source_that_answers_nothing_to_a_query_without_conditions_is_asked_wi
     cap: int | None,
 ) -> None:
     source = Source(the_issues_archive()[-400:], cap=cap, refuses_the_whole=True)
+    assert set(source.find()) == source.uids
+
+
+def test_such_a_source_is_asked_for_beginnings_within_a_date_only() -> None:
+    studies = [study(n, "20240301", "120000", modality="MR" if n < 40 else "CT") for n in range(80)]
+    source = Source([*studies, study(500, "")], cap=50, refuses_the_whole=True)
     assert set(source.find()) == source.uids
 
 

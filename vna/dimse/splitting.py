@@ -295,8 +295,8 @@ class Splitter:
 
     def _is_barren(self, domain: _Domain, index: int, part: Part) -> Generator[FoundStudy, None, bool]:
         """Whether no study at all begins so, whatever its date: most beginnings are asked for once, not once a day."""
-        if not isinstance(part, Beginning):
-            return False
+        if not isinstance(part, Beginning) or self._refuses_whole:
+            return False  # who refuses the whole may refuse a question without a date, too
         asked = (index, part.key)
         if asked not in self._fertile:
             if domain.narrowed(index, part) == self._root.narrowed(index, part):
