@@ -190,3 +190,23 @@ def test_a_lost_catalog_costs_no_second_transfer(tmp_path: Path, settings: Setti
     assert again.ok
     assert (again.instances, again.held) == (0, 4)
     assert sum(server.sent.values()) == 4
+
+
+def test_what_the_source_sends_and_does_not_list_proves_its_list_cut(
+    tmp_path: Path, settings: Settings, pacs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from vna.jobs import planning, proving
+
+    (study,) = write_studies(tmp_path / "pacs", 1, instances=4)
+    pacs()
+    listed = planning.find_instances
+
+    def cut(*arguments, **options):
+        return listed(*arguments, **options)[:3]
+
+    monkeypatch.setattr(planning, "find_instances", cut)
+    monkeypatch.setattr(proving, "find_instances", cut)
+    outcome = back_up(settings, "run-1")
+    assert not outcome.ok
+    assert f"study {study.study_instance_uid}: stored, unproven" in outcome.sentence
+    assert "it sent 1 instances that its list of 3 lacks" in outcome.sentence

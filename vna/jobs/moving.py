@@ -110,19 +110,25 @@ def _missing(run: BackupRun, plan: StudyPlan) -> set[str]:
     return wanted - waiting - arrived_instances(run, plan)
 
 
+def received_now(run: BackupRun, study_instance_uid: str) -> set[str]:
+    """SOP Instance UIDs of the study that this attempt of the run received."""
+    receipts = run.catalog.receipts_of(run.run_id, study_instance_uid)
+    counted = Counter(row.sop_instance_uid for row in receipts)
+    return set(counted - run.received_before.get(study_instance_uid, Counter()))
+
+
 def arrived_instances(run: BackupRun, plan: StudyPlan) -> set[str]:
-    """SOP Instance UIDs of the study that this attempt of the run received.
+    """SOP Instance UIDs of the study that need not be asked for again: what this attempt of the run received.
 
     For a plan of missing ones also those that came by another way, as a held instance is no less held. A copy
     known to be gone or damaged is not held.
     """
     uid = plan.study_instance_uid
-    receipts = Counter(row.sop_instance_uid for row in run.catalog.receipts_of(run.run_id, uid))
-    received = set(receipts - run.received_before.get(uid, Counter()))
+    received = received_now(run, uid)
     if plan.whole:
         return received
     held = run.catalog.instances_of(uid, run.request.unit)
-    return received | {uid for uid, copies in held.items() if any(copy.status == "ok" for copy in copies)}
+    return received | {sop for sop, copies in held.items() if any(copy.status == "ok" for copy in copies)}
 
 
 def _settle(run: BackupRun, plan: StudyPlan, before: Collection[str]) -> set[str]:

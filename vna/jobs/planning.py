@@ -24,7 +24,7 @@ class StudyPlan:
 
     `wanted` = instances to ask for; `whole` = all of them although some are held (changed, or recheck), and then
     `held_uids` names those; `listable` False: the source cannot list instances, so the whole study is asked for
-    and stays unproven. The instances carry no attributes any more: a large study would fill the memory with them.
+    and stays unproven; `doubts` = what speaks against the list although nothing proves it cut. The instances carry no attributes any more: a large study would fill the memory with them.
     """
 
     study_instance_uid: str
@@ -35,6 +35,7 @@ class StudyPlan:
     whole: bool
     fingerprint: Mapping[str, Any]
     held_uids: frozenset[str] = frozenset()
+    doubts: tuple[str, ...] = ()
     listable: bool = True
     reason: str = ""
 
@@ -59,9 +60,10 @@ def plan_study(run: BackupRun, study: LedgerStudy) -> StudyPlan:
     if run.begun_before and uid not in run.received_before:
         receipts = run.catalog.receipts_of(run.run_id, uid)
         run.received_before[uid] = Counter(row.sop_instance_uid for row in receipts)
+    doubts: list[str] = []
     try:
         with run.gate:
-            source = tuple(find_instances(run.remote, run.node, uid))
+            source = tuple(find_instances(run.remote, run.node, uid, on_doubt=doubts.append))
     except SourceCannotList as error:
         return StudyPlan(
             uid, study.attributes, (), (), 0, whole=True, fingerprint={}, listable=False, reason=str(error)
@@ -81,7 +83,9 @@ def plan_study(run: BackupRun, study: LedgerStudy) -> StudyPlan:
     run.ledger.mark(run.run_id, uid, state="planned", expected=len(sops), held=len(held))
     checkpoint("plan.planned")
     held_uids = frozenset(held) if whole else frozenset[str]()
-    return StudyPlan(uid, study.attributes, source, wanted, len(held), whole, print_now, held_uids)
+    return StudyPlan(
+        uid, study.attributes, source, wanted, len(held), whole, print_now, held_uids, tuple(doubts)
+    )
 
 
 def proven_instances(run: BackupRun, study_instance_uid: str) -> set[str]:

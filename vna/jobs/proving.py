@@ -4,9 +4,9 @@ from collections.abc import Collection
 
 from vna.checkpoints import checkpoint
 from vna.dimse import find_instances
-from vna.errors import StudyIncomplete
+from vna.errors import SourceCannotList, StudyIncomplete
 from vna.identity import FoundInstance
-from vna.jobs.moving import arrived_instances
+from vna.jobs.moving import arrived_instances, received_now
 from vna.jobs.planning import StudyPlan, proven_instances
 from vna.jobs.run import BackupRun
 from vna.verification import VerifiedStudy, verify_study
@@ -30,6 +30,11 @@ def prove_study(run: BackupRun, plan: StudyPlan, said: str = "") -> bool:
             return False
     checkpoint("verify.listed")
     arrived = arrived_instances(run, plan) if plan.whole else set[str]()
+    if unlisted := received_now(run, uid) - {i.sop_instance_uid for i in source}:
+        reason = f"it sent {len(unlisted)} instances that its list of {len(source)} lacks"
+        unproven = SourceCannotList(uid, run.remote.name, reason)
+        run.ledger.mark(run.run_id, uid, state="incomplete", last_error=str(unproven))
+        return True
     new = sum(1 for row in run.catalog.receipts_of(run.run_id, uid) if row.is_new_version)
     try:
         verified = _compare(run, plan, source, arrived, said)
@@ -40,7 +45,7 @@ def prove_study(run: BackupRun, plan: StudyPlan, said: str = "") -> bool:
         return True
     _remember(run, plan)
     checkpoint("verify.remembered")
-    note = _note(uid, new, verified.gone_at_source)
+    note = _note(plan, new, verified.gone_at_source)
     run.ledger.mark(
         run.run_id,
         uid,
@@ -88,10 +93,10 @@ def _remember(run: BackupRun, plan: StudyPlan) -> None:
     run.ledger.remember(run.remote.name, plan.study_instance_uid, plan.fingerprint, pulled_whole=plan.whole)
 
 
-def _note(uid: str, new: int, gone: int) -> str:
-    parts: list[str] = []
+def _note(plan: StudyPlan, new: int, gone: int) -> str:
+    parts = list(plan.doubts)
     if new:
         parts.append(f"{new} instances changed at the source, both versions kept")
     if gone:
         parts.append(f"{gone} instances are held that the source lists no more")
-    return f"study {uid}: {'; '.join(parts)}." if parts else ""
+    return f"study {plan.study_instance_uid}: {'; '.join(parts)}." if parts else ""
