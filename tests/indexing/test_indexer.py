@@ -233,10 +233,12 @@ def test_while_the_database_is_away_everything_waits_in_the_spool(settings: Sett
     assert report_of(settings).ok == 1
 
 
-def test_only_what_is_asked_for_is_placed_by_one_who_helps(settings: Settings) -> None:
-    wanted, other = study(1, 1), study(2, 1)
-    receive(settings, *wanted, *other)
+def test_one_who_helps_places_what_came_with_what_is_asked_for_and_nothing_else(settings: Settings) -> None:
+    wanted, along, other = study(1, 1), study(3, 1), study(2, 1)
+    receive(settings, *wanted, *along)
+    receive(settings, *other)
     help_indexing(settings, [str(wanted[0]["sop"])])
+    assert not spool_of(settings).pending([str(along[0]["sop"])])
     assert spool_of(settings).pending([str(other[0]["sop"])])
     assert report_of(settings).checked == 1
 

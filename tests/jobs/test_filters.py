@@ -85,6 +85,8 @@ def test_an_attribute_that_no_level_tells_stays_unknown() -> None:
     assert judge([condition], {"InstitutionName": ""})[0] is Match.unknown
     assert judge([condition], {})[0] is Match.unknown
     assert judge_deeper([condition], {"InstitutionName": ["", ""]}) is Match.unknown
+    assert judge_deeper([condition], {"InstitutionName": ["South", ""]}) is Match.unknown
+    assert judge_deeper([condition], {"InstitutionName": ["South"]}) is Match.no
 
 
 def test_only_study_level_keys_are_asked_and_of_two_on_one_key_the_first() -> None:

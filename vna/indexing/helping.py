@@ -42,9 +42,9 @@ def _help(indexer: Indexer, spool: Spool, left: set[str]) -> None:
     others = _Others(spool, left)
     while left:
         done = indexer.run_once(left)
-        if done.errors:
-            raise min(done.errors, key=lambda error: not is_transient(error))
         left = spool.pending(left)
+        if left and done.errors:
+            raise min(done.errors, key=lambda error: not is_transient(error))
         if left and not done.placed and not done.set_aside:
             others.check(left)
             time.sleep(_POLL_SECONDS)

@@ -17,7 +17,14 @@ from pathlib import Path
 
 from vna.catalog import Catalog
 from vna.checkpoints import checkpoint
-from vna.errors import BackupError, CatalogUnavailable, PlacingFailed, SourceDiffers, SpoolUnusable
+from vna.errors import (
+    BackupError,
+    CatalogUnavailable,
+    PlacingFailed,
+    SourceDiffers,
+    SpoolUnusable,
+    where_it_happened,
+)
 from vna.identity import is_valid_uid, safe_name
 from vna.indexing.placement import IdentifiedFile, place_on_unit, replay_study
 from vna.indexing.reader import IdentityReader, Reading, shared_reader
@@ -145,7 +152,8 @@ class Indexer:
     def run_once(self, only: Collection[str] | None = None, *, patient: bool = False) -> Pass:
         """Place every complete file that is there and nobody else is placing.
 
-        `only`: these SOP Instance UIDs, and nothing else. `patient`: a folder that failed waits before it is
+        `only`: what lies in folders that hold any of these SOP Instance UIDs, all of it, so that what a source sent
+        without listing it is placed with the rest. `patient`: a folder that failed waits before it is
         tried again. Raises `CatalogUnavailable` and `ReaderFailed`; other errors are in the result. With `only`
         a folder that cannot be read is no error, as nobody can say whether it holds any of these; it is logged.
         """
@@ -188,7 +196,7 @@ class Indexer:
 
     def _received(self, folder: Path, names: set[str] | None) -> list[ReceivedFile]:
         files = self._spool.received(folder)
-        return files if names is None else [file for file in files if file.sop_instance_uid in names]
+        return files if names is None or any(file.sop_instance_uid in names for file in files) else []
 
     def _index_folder(self, folder: Path, site: Site, names: set[str] | None, done: Pass) -> None:
         files = self._received(folder, names)
@@ -208,7 +216,7 @@ class Indexer:
                     self._postpone(error, done)
                 except Exception as error:  # noqa: BLE001 - one study must not stop the others, whatever it is
                     uid = safe_name(study[0].identity.study_instance_uid)
-                    _log.exception("study %s cannot be placed", uid)
+                    _log.error("study %s cannot be placed\n%s", uid, where_it_happened(error))
                     self._postpone(PlacingFailed(uid, type(error).__name__), done)
 
     def _is_left_over(self, folder: Path) -> bool:

@@ -211,12 +211,16 @@ def judge(
 
 
 def judge_deeper(filters: Iterable[Filter], values: Mapping[str, Sequence[str]]) -> Match:
-    """The same with the values found at series and image level, several for one study; one match is enough."""
+    """The same with the values found at series and image level, several for one study; one match is enough.
+
+    An empty text among them: a part of the study stayed unknown, and may hold what is sought.
+    """
     known = Match.yes
     for condition in filters:
-        texts = [text for text in values.get(condition.keyword, ()) if text]
-        if not texts:
-            known = Match.unknown
-        elif not any(condition.matches(text) for text in texts):
+        texts = values.get(condition.keyword, ())
+        if any(text and condition.matches(text) for text in texts):
+            continue
+        if texts and all(texts):
             return Match.no
+        known = Match.unknown
     return known

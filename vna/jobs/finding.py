@@ -83,5 +83,7 @@ def _ask_deeper(run: BackupRun, study: LedgerStudy, questions: Sequence[Filter])
     match = judge_deeper(questions, values)
     if match is not Match.unknown:
         return match, ""
-    unknown = ", ".join(question.keyword for question in questions if not values[question.keyword])
+    unknown = ", ".join(
+        question.keyword for question in questions if not all(values[question.keyword] or ("",))
+    )
     return match, f"study {study.study_instance_uid}: {unknown} could not be checked; included."

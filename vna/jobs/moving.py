@@ -1,5 +1,6 @@
 """move: ask the source for what is missing until it is here or no more comes; index: wait until it is placed."""
 
+import contextlib
 import datetime
 import time
 from collections import Counter
@@ -7,7 +8,7 @@ from collections.abc import Callable, Collection
 
 from vna.checkpoints import checkpoint
 from vna.dimse import GetOutcome, MoveOutcome, get, move
-from vna.errors import MoveDestinationUnknown, PeerError, RunStopped
+from vna.errors import MoveDestinationUnknown, PeerError, RunStopped, SpoolUnusable
 from vna.indexing import help_indexing
 from vna.jobs.planning import StudyPlan
 from vna.jobs.run import BackupRun
@@ -31,15 +32,6 @@ def move_study(run: BackupRun, plan: StudyPlan) -> str:
     if run.hopeless is not None:
         raise run.hopeless
     run.spool.may_pull()
-    run.spool.expect(
-        Expectation(
-            study_instance_uid=uid,
-            run=run.run_id,
-            unit=run.request.unit,
-            expires=datetime.datetime.now(datetime.UTC) + datetime.timedelta(hours=EXPECTATION_HOURS),
-        )
-    )
-    checkpoint("move.expected")
     if not plan.listable:
         return _attempt(run, plan, None)
     missing = _missing(run, plan)
@@ -66,6 +58,15 @@ def move_study(run: BackupRun, plan: StudyPlan) -> str:
 
 def _attempt(run: BackupRun, plan: StudyPlan, uids: Collection[str] | None) -> str:
     """One C-MOVE or C-GET of these instances (None: of the study, unlisted); returns the source's complaint."""
+    run.spool.expect(
+        Expectation(
+            study_instance_uid=plan.study_instance_uid,
+            run=run.run_id,
+            unit=run.request.unit,
+            expires=datetime.datetime.now(datetime.UTC) + datetime.timedelta(hours=EXPECTATION_HOURS),
+        )
+    )
+    checkpoint("move.expected")
     instances = [i for i in plan.source if uids is None or i.sop_instance_uid in uids]
     outcome: MoveOutcome | GetOutcome
     with run.gate:
@@ -149,10 +150,10 @@ def index_study(run: BackupRun, plan: StudyPlan) -> None:
 
     Of a study that nobody could list, whatever waits in the spool may be a part.
     """
-    if plan.listable:
-        sops = {instance.sop_instance_uid for instance in plan.wanted}
-    else:
-        waiting = (file for folder in run.spool.folders() for file in run.spool.received(folder))
-        sops = {file.sop_instance_uid for file in waiting}
+    sops = {instance.sop_instance_uid for instance in plan.wanted}
+    if not plan.listable:
+        for folder in run.spool.folders():
+            with contextlib.suppress(SpoolUnusable):  # one folder that cannot be read; `check` names it
+                sops |= {file.sop_instance_uid for file in run.spool.received(folder)}
     help_indexing(run.settings, sops, indexer=run.indexer)
     checkpoint("index.indexed")

@@ -24,7 +24,8 @@ class StudyPlan:
 
     `wanted` = instances to ask for; `whole` = all of them although some are held (changed, or recheck), and then
     `held_uids` names those; `listable` False: the source cannot list instances, so the whole study is asked for
-    and stays unproven; `doubts` = what speaks against the list although nothing proves it cut. The instances carry no attributes any more: a large study would fill the memory with them.
+    and stays unproven; `doubts` = what speaks against the list although nothing proves it cut. The instances
+    carry no attributes any more: a large study would fill the memory with them.
     """
 
     study_instance_uid: str
