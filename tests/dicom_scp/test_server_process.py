@@ -20,7 +20,7 @@ sys.path.insert(0, str(ROOT / "tests" / "dimse"))
 from arranging_receiver import Sender, all_received, dataset_of, p_data, pdv, store_command  # noqa: E402
 
 from vna.dimse.service import receiving, running_scp  # noqa: E402
-from vna.errors import PortInUse  # noqa: E402
+from vna.errors import PortInUse, SettingsError  # noqa: E402
 from vna.settings import Settings  # noqa: E402
 from vna.spool import Spool  # noqa: E402
 
@@ -226,6 +226,16 @@ def test_receiving_uses_the_server_that_runs_and_leaves_it_running(settings: Set
             assert found.pid == process.pid
         assert process.poll() is None
         assert running_scp(settings) == found
+
+
+def test_a_server_that_runs_on_another_port_than_the_settings_say_is_not_used(settings: Settings) -> None:
+    changed = settings.model_copy(update={"scp_port": settings.scp_port + 1})
+    with (
+        server(settings),
+        pytest.raises(SettingsError, match="start it again"),
+        receiving(changed, by_move=True),
+    ):
+        raise AssertionError("the block must not be entered")
 
 
 def test_receiving_goes_on_when_the_server_it_used_goes_away(settings: Settings) -> None:

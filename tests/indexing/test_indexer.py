@@ -240,7 +240,7 @@ def test_one_who_helps_places_what_came_with_what_is_asked_for_and_nothing_else(
     help_indexing(settings, [str(wanted[0]["sop"])])
     assert not spool_of(settings).pending([str(along[0]["sop"])])
     assert spool_of(settings).pending([str(other[0]["sop"])])
-    assert report_of(settings).checked == 1
+    assert report_of(settings).checked == 2
 
 
 def test_several_threads_of_a_run_may_wait_for_different_studies_of_one_association(

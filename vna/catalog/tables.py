@@ -61,7 +61,10 @@ class Version(SQLModel, table=True):
     """One content of an instance: SOP Instance UID + transfer syntax + digest of the data set (DESIGN §4)."""
 
     __tablename__ = "version"  # pyright: ignore[reportAssignmentType]
-    __table_args__ = (Index("ix_version_instance", "study_instance_uid", "sop_instance_uid"),)
+    __table_args__ = (
+        Index("ix_version_instance", "study_instance_uid", "sop_instance_uid"),
+        Index("ix_version_sop", "sop_instance_uid"),
+    )
 
     version_id: str = Field(primary_key=True)
     study_instance_uid: str

@@ -79,7 +79,8 @@ def receiving(settings: Settings, *, by_move: bool) -> Generator[None]:
     """Have a DICOM server of this home running for the whole block, where the source sends to us by C-MOVE.
 
     The one that runs is used; if it goes away meanwhile, or there is none, we start our own, bound to this
-    process. Raises `PortInUse` if another program has the port, and `ReceiverFailed` if it cannot be started.
+    process. Raises `PortInUse` if another program has the port, `SettingsError` if the one that runs has another AE
+    title or port than the settings say by now, and `ReceiverFailed` if it cannot be started.
     """
     if not by_move:
         yield
@@ -109,12 +110,18 @@ class _Keeper:
     def ensure(self) -> None:
         """Return once a server of this home listens."""
         deadline = time.monotonic() + START_SECONDS
-        while running_scp(self._settings) is None:
+        while (running := running_scp(self._settings)) is None:
             if time.monotonic() > deadline:
                 raise ReceiverFailed(f"it did not listen within {START_SECONDS:g} s")
             if not is_locked(_lock_path(self._settings)) and not self._is_starting():
                 self._start()
             time.sleep(0.05)
+        wanted = (self._settings.scp_aet, self._settings.scp_port)
+        if (running.aet, running.port) != wanted:
+            raise SettingsError(
+                f"The DICOM server of {self._settings.home} runs as {running.aet} on port {running.port}, but the "
+                f"settings say {wanted[0]} on port {wanted[1]}; start it again."
+            )
 
     def watch(self, stop: threading.Event) -> None:
         pause = WATCH_SECONDS

@@ -62,6 +62,7 @@ def _catalog() -> None:
         _text("stored_at"),
     )
     op.create_index("ix_version_instance", "version", ["study_instance_uid", "sop_instance_uid"])
+    op.create_index("ix_version_sop", "version", ["sop_instance_uid"])
 
 
 def _holdings() -> None:
