@@ -40,7 +40,6 @@ def scp(
 ) -> None:
     """Run the DICOM server alone (receive and store); needs no Prefect. Ctrl-C ends it."""
     from dicom_scp.family import run_family
-
     from vna.settings import load_settings
 
     raise typer.Exit(run_family(load_settings(), index=index))
