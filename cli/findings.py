@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cli.console import say, show
+from cli.unit_folders import overlapping
 from vna.errors import BackupError
 from vna.platform import IS_WINDOWS, NETWORK_FILE_SYSTEMS, file_system_kind, free_bytes
 from vna.settings import Settings, load_settings
@@ -167,6 +168,8 @@ def _units(settings: Settings, site: Site) -> Iterator[Finding]:
             f"The storage unit {settings.default_unit} for what arrives unasked (BACKUPDR_DEFAULT_UNIT) "
             f"is not defined.",
         )
+    for sentence in overlapping(site.units.values()):
+        yield Finding(True, sentence)
     for unit in site.units.values():
         try:
             open_unit(unit, create=unit.name == settings.default_unit)

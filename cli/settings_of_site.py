@@ -6,6 +6,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from cli.console import say, show, warn
+from cli.unit_folders import check_folder
 from deployments.names import document_name
 from vna.errors import NameUnknown, SettingsError
 from vna.settings import Settings, load_settings, validation_sentence
@@ -106,7 +107,11 @@ def add_unit(typed: str, path: Path, *, as_json: bool) -> None:
     """Prepare the folder with its marker, write the block, publish the site file."""
     settings = load_settings()
     name = document_name(typed)
-    definition = UnitDefinition(name=name, path=path.expanduser().absolute())
+    given = path.expanduser()
+    folder = given.resolve() if ".." in given.parts else given.absolute()
+    definition = UnitDefinition(name=name, path=folder)
+    check_folder(definition, load_site(settings).units.values(), settings)
+    is_new = not definition.path.exists()
     from vna.storage import create_unit
 
     create_unit(definition)
@@ -118,9 +123,13 @@ def add_unit(typed: str, path: Path, *, as_json: bool) -> None:
 
         save_unit(name, StorageUnit(path=str(definition.path)))
         _tell(publish(settings))
-    say(_named("Storage unit", typed, name) + f" is saved: {definition.path}.", as_json=as_json)
+    if not given.is_absolute():
+        say(f"{path} was taken from the current folder: {definition.path}.", as_json=as_json)
+    made = ", a folder that was not there and is made new" if is_new else ""
+    say(_named("Storage unit", typed, name) + f" is saved: {definition.path}{made}.", as_json=as_json)
     if as_json:
-        show({"state": "completed", "name": name, "path": str(definition.path), "problems": []})
+        place = {"name": name, "path": str(definition.path), "new_folder": is_new}
+        show({"state": "completed", **place, "problems": []})
 
 
 def list_units(*, as_json: bool) -> None:
