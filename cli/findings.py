@@ -13,13 +13,15 @@ from typing import TYPE_CHECKING
 
 from cli.console import say, show
 from cli.unit_folders import overlapping
-from vna.errors import BackupError
+from cli.verifying import lost_catalog
+from vna.errors import BackupError, CatalogUnavailable
 from vna.platform import IS_WINDOWS, NETWORK_FILE_SYSTEMS, file_system_kind, free_bytes
 from vna.settings import Settings, load_settings
 from vna.site import Site, load_site
 
 if TYPE_CHECKING:
     from vna.spool import Waiting
+    from vna.storage import StorageUnit
 
 _LONG_SECONDS = 3600.0
 
@@ -172,9 +174,10 @@ def _units(settings: Settings, site: Site) -> Iterator[Finding]:
         yield Finding(True, sentence)
     for unit in site.units.values():
         try:
-            open_unit(unit, create=unit.name == settings.default_unit)
+            opened = open_unit(unit, create=unit.name == settings.default_unit)
             _write_in(unit.path)
             free, total = free_bytes(unit.path)
+            lost = _lost_catalog(settings, opened)
         except BackupError as error:
             yield Finding(True, str(error))
             continue
@@ -196,6 +199,21 @@ def _units(settings: Settings, site: Site) -> Iterator[Finding]:
             free < reserve,
             f"Storage unit {unit.name} at {unit.path} is there, with {free / 2**30:.1f} GiB free; {how}.",
         )
+        if lost is not None:
+            yield Finding(True, lost)
+
+
+def _lost_catalog(settings: Settings, unit: "StorageUnit") -> str | None:
+    from vna.catalog import Catalog
+    from vna.spool import Spool
+
+    spool = Spool(settings.spool_path, settings.reserve_bytes)
+    with (
+        contextlib.suppress(CatalogUnavailable),  # told once, of the catalog
+        contextlib.closing(Catalog(settings.catalog_database_url)) as catalog,
+    ):
+        return lost_catalog(unit, catalog, spool)
+    return None
 
 
 def _remotes(settings: Settings, site: Site) -> Iterator[Finding]:

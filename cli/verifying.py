@@ -2,12 +2,23 @@
 
 import contextlib
 from collections import Counter
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from cli.console import VERIFY_NOTHING, say, show, warn
 from cli.settings_of_site import known_name
 from vna.errors import BackupError
 from vna.settings import load_settings
 from vna.site import load_site
+
+if TYPE_CHECKING:
+    from vna.catalog import Catalog
+    from vna.spool import Spool
+    from vna.storage import StorageUnit
+
+SHOWN_PROBLEMS = 20
+_FINE = {"exists": "all there", "size": "all there, as long as stored", "checksum": "all as they were stored"}
+_GOOD = {"exists": "there", "size": "there and as long as stored", "checksum": "as they were stored"}
 
 
 def verify(typed: str | None, level: str, *, as_json: bool) -> bool:
@@ -28,14 +39,15 @@ def verify(typed: str | None, level: str, *, as_json: bool) -> bool:
         for name in names:
             try:
                 unit = open_unit(units[name], create=name == settings.default_unit)
+                lost = lost_catalog(unit, catalog, spool)
                 report = verify_unit(unit, catalog, level, spool)
             except BackupError as error:
-                problems.append(str(error))
-                continue
-            totals.update({key: getattr(report, key) for key in VERIFY_NOTHING})
-            problems += report.problems
-    for problem in problems:
-        warn(problem)
+                found = [str(error)]
+            else:
+                totals.update({key: getattr(report, key) for key in VERIFY_NOTHING})
+                found = [lost] if lost else report.problems
+            _tell(found)
+            problems += found
     fine = not problems and totals["checked"] == totals["ok"]
     say(_sentence(totals, level, fine=fine), as_json=as_json)
     if as_json:
@@ -43,14 +55,59 @@ def verify(typed: str | None, level: str, *, as_json: bool) -> bool:
     return fine
 
 
+def lost_catalog(unit: "StorageUnit", catalog: "Catalog", spool: "Spool") -> str | None:
+    """A sentence if the unit holds files and the catalog has no record of it at all; makes no tables."""
+    from vna.verification.units import orphans
+
+    if not _has_tables(catalog):
+        files = unit.iterate()
+    elif catalog.last_told(unit.name):
+        return None
+    else:
+        files = orphans(unit, catalog, spool)
+    if next(iter(files), None) is None:
+        return None
+    return (
+        f"The catalog knows nothing of storage unit {unit.name} although it holds files; if the database was "
+        f"lost, run `backupdr rebuild-catalog {unit.name}`."
+    )
+
+
+def _has_tables(catalog: "Catalog") -> bool:
+    """Whether there are any, of this version or an older one."""
+    if catalog.is_migrated():
+        return True
+    from sqlalchemy import inspect
+
+    from vna.catalog.engine import sqlite_file
+    from vna.catalog.tables import Copy
+
+    file = sqlite_file(catalog.engine)
+    if file is not None and not file.exists():  # a connection would make it
+        return False
+    return inspect(catalog.engine).has_table(str(Copy.__tablename__))
+
+
+def _tell(problems: Sequence[str]) -> None:
+    from vna.verification.units import MOST_PROBLEMS
+
+    for problem in problems[:SHOWN_PROBLEMS]:
+        warn(problem)
+    more = len(problems) - SHOWN_PROBLEMS
+    if len(problems) > MOST_PROBLEMS:  # the last one only counts those beyond the report's limit
+        warn(f"… and more than {more - 1} more (the first {MOST_PROBLEMS} of them with --json).")
+    elif more > 0:
+        warn(f"… and {more} more (all of them with --json).")
+
+
 def _sentence(totals: Counter[str], level: str, *, fine: bool) -> str:
     if not totals["checked"]:
         return "Nothing is stored yet." if fine else "Nothing could be verified."
     looked = f"{totals['checked']} copies looked at ({level})"
     if fine:
-        return f"{looked}: all as they were stored."
+        return f"{looked}: {_FINE[level]}."
     return (
-        f"{looked}: {totals['ok']} as they were stored, {totals['missing']} missing, "
+        f"{looked}: {totals['ok']} {_GOOD[level]}, {totals['missing']} missing, "
         f"{totals['differing_size']} of another size, {totals['differing_checksum']} of another content, "
         f"{totals['orphaned']} files that no record names."
     )
