@@ -40,7 +40,7 @@ demo: venv
 ISOLATE := $(shell if [ "$$(id -u)" = 0 ] && unshare -n sh -c 'ip link set lo up' 2>/dev/null; then echo "unshare -n sh -c 'ip link set lo up && exec \"\$$@\"' sh"; fi)
 
 test: tools
-	@$(ISOLATE) $(BIN)/python -m pytest -q -m "not prove" $(ARGS)
+	@$(ISOLATE) $(BIN)/python -m tests.together $(ARGS)
 
 check: tools
 	@$(BIN)/ruff check .

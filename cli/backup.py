@@ -66,7 +66,7 @@ def retrieve(
         "Modality": modality,
     }
     conditions = [f"{keyword}={value}" for keyword, value in given.items() if value is not None]
-    complete = run(
+    code = run(
         remote,
         [*conditions, *(filter_ or [])],
         study_uid or [],
@@ -75,7 +75,7 @@ def retrieve(
         recheck=recheck,
         as_json=as_json,
     )
-    raise typer.Exit(0 if complete else 1)
+    raise typer.Exit(code)
 
 
 def verify(

@@ -181,7 +181,7 @@ def _tell(settings: Settings, outcome: "RetrievalOutcome") -> None:
 
 def _must(held: bool, otherwise: str) -> None:
     if not held:
-        raise DemoFailed(f"The demo failed: {otherwise}.")
+        raise DemoFailed(f"The demo failed: {otherwise.rstrip('.')}.")
 
 
 def _size_of(folder: Path) -> str:

@@ -41,8 +41,11 @@ def retrieve(
     unit: str,
     recheck: bool,
     as_json: bool,
-) -> bool:
-    """Whether every wanted study is complete. What cannot be right fails before Prefect is started."""
+) -> int:
+    """The exit code: 0 = every wanted study is complete, 1 = not, 130 = stopped by Ctrl-C.
+
+    What cannot be right fails before Prefect is started.
+    """
     settings = load_settings()
     site = load_site(settings)
     remote = known_name("remote server", remote, site.remotes)
@@ -58,18 +61,22 @@ def retrieve(
 
     warn(f"Preparing the backup of {remote} to {unit}…")
     with embedded_server(settings.home), told_twice():
-        from flows.query_retrieve import run_retrieval
+        from flows.query_retrieve import Stopped, run_retrieval
 
-        outcome = run_retrieval(
-            settings,
-            remote,
-            filters,
-            study_uids,
-            order=order,
-            unit=unit,
-            recheck=recheck,
-            on_progress=warn,
-        )
+        try:
+            outcome = run_retrieval(
+                settings,
+                remote,
+                filters,
+                study_uids,
+                order=order,
+                unit=unit,
+                recheck=recheck,
+                on_progress=warn,
+            )
+            code = 0 if outcome.ok else 1
+        except Stopped as stopped:
+            outcome, code = stopped.outcome, 130
     for problem in outcome.problems[:SHOWN_PROBLEMS]:
         warn(problem)
     if len(outcome.problems) > SHOWN_PROBLEMS:
@@ -79,4 +86,4 @@ def retrieve(
     say(outcome.sentence, as_json=as_json)
     if as_json:
         show(outcome.as_json())
-    return outcome.ok
+    return code

@@ -1,6 +1,7 @@
 """Flow runs that say `Running` though nothing runs them: killed, and nobody told Prefect."""
 
 import datetime
+import time
 from pathlib import Path
 
 from prefect.client.orchestration import get_client
@@ -13,6 +14,9 @@ from deployments.server import other_commands
 from vna.platform import is_locked
 
 GONE = "The process of this run is gone (killed, stopped, or the machine went down); run it again to go on."
+SECOND_LOOK_SECONDS = 3.0
+"""A run lets go of its lock some moments before it says that it ended; only who is dead twice is dead."""
+
 YOUNG = datetime.timedelta(seconds=60)
 """A run takes its lock some moments after it says Running."""
 
@@ -26,12 +30,19 @@ def mark_crashed(home: Path, *, ours: int, workers: bool) -> int:
     could be behind it.
     """
     running = FlowRunFilterState(type=FlowRunFilterStateType(any_=[StateType.RUNNING]))
-    marked = 0
+    marked, suspects = 0, list[tuple[FlowRun, bool]]()
     with get_client(sync_client=True) as client:
         commands = other_commands(home, ours)
         for run in client.read_flow_runs(flow_run_filter=FlowRunFilter(state=running), limit=200):
             alive_somewhere = workers if run.deployment_id is not None else commands
             if _is_dead(home, run, alive_somewhere=alive_somewhere):
+                suspects.append((run, alive_somewhere))
+        if suspects:
+            time.sleep(SECOND_LOOK_SECONDS)
+        for suspect, alive_somewhere in suspects:
+            run = client.read_flow_run(suspect.id)
+            running_still = run.state is not None and run.state.is_running()
+            if running_still and _is_dead(home, run, alive_somewhere=alive_somewhere):
                 client.set_flow_run_state(run.id, Crashed(message=GONE), force=True)
                 marked += 1
     return marked

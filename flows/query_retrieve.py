@@ -25,7 +25,7 @@ from tasks.report import live_progress, progress_told_to
 from tasks.verify import verify
 from vna.catalog import Catalog
 from vna.dimse import receiving
-from vna.errors import BackupError, RunFailed, RunStopped
+from vna.errors import BackupError, RunFailed
 from vna.jobs.filters import Filter, make_filter, parse_filter
 from vna.jobs.ledger import Ledger
 from vna.jobs.outcome import RetrievalOutcome, read_outcome
@@ -36,6 +36,14 @@ from vna.settings import Settings, load_settings
 GROWTH_ROUNDS = 3
 WORKERS = 8
 """Batches in work at once; how many talk to the source is the source's own limit."""
+
+
+class Stopped(KeyboardInterrupt):
+    """Ctrl-C, once the studies in work were left in order; `outcome` tells how far the run had come."""
+
+    def __init__(self, outcome: RetrievalOutcome) -> None:
+        self.outcome = outcome
+        super().__init__(outcome.sentence)
 
 
 def _run_name() -> str:
@@ -99,13 +107,23 @@ def back_up(settings: Settings, run_id: str, request: Request) -> RetrievalOutco
             sentence = f"The run failed unexpectedly ({type(raised).__name__}); its log has the details."
             run.ledger.end(run_id, "failed", sentence, sentence)
             raise
-        except BaseException:  # Ctrl-C, or the worker's order to end
-            sentence = f"The run was {RunStopped()}."
-            run.ledger.end(run_id, "failed", sentence, sentence)
+        except KeyboardInterrupt as raised:
+            raise Stopped(_stopped(run)) from raised
+        except BaseException:  # the worker's order to end
+            _stopped(run)
             raise
         outcome = read_outcome(run.catalog, run.ledger, run_id, error)
         run.ledger.end(run_id, "completed" if outcome.ok else "failed", outcome.sentence, error)
         return outcome
+
+
+def _stopped(run: BackupRun) -> RetrievalOutcome:
+    """Write down that a run was stopped, and how far it had come."""
+    counts = run.ledger.counts(run.run_id)
+    done = f"{counts.complete} of {counts.found} studies complete"
+    sentence = f"Stopped: {done}; run it again, it pulls only what is missing."
+    run.ledger.end(run.run_id, "failed", sentence, sentence)
+    return read_outcome(run.catalog, run.ledger, run.run_id)
 
 
 def _in_parallel(run: BackupRun, work: Iterator[list[str]]) -> None:

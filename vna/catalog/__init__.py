@@ -7,6 +7,7 @@ and migrations with the run ledger.
 
 from vna.catalog.attributes import INSTANCE_KEYWORDS, KEYWORDS, SERIES_KEYWORDS, STUDY_KEYWORDS
 from vna.catalog.catalog import Catalog, CopyFacts, HeldCopy, ReceiptRow
+from vna.catalog.engine import WRITES
 from vna.catalog.recording import insert_into, table_of
 
 __all__ = [
@@ -14,6 +15,7 @@ __all__ = [
     "KEYWORDS",
     "SERIES_KEYWORDS",
     "STUDY_KEYWORDS",
+    "WRITES",
     "Catalog",
     "CopyFacts",
     "HeldCopy",

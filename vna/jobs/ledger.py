@@ -13,13 +13,13 @@ import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
-from sqlalchemy import ColumnElement, RowMapping, Table, case, delete, func, literal_column, select, update
-from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy import ColumnElement, RowMapping, case, delete, func, literal_column, select, update
 from sqlalchemy.engine import Connection, Engine
 from sqlmodel import col
 
+from vna.catalog import WRITES, insert_into, table_of
 from vna.errors import StudyLeased
 from vna.identity import FoundStudy
 from vna.jobs.tables import Lease, Run, RunStudy, SourceStudy
@@ -28,10 +28,10 @@ from vna.platform import HeldLock, is_locked, take_lock
 LEASE_SECONDS = 60.0
 RENEW_SECONDS = 15.0
 
-_RUN = cast(Table, Run.__table__)  # type: ignore[attr-defined]  # pyright: ignore[reportAttributeAccessIssue]
-_STUDY = cast(Table, RunStudy.__table__)  # type: ignore[attr-defined]  # pyright: ignore[reportAttributeAccessIssue]
-_LEASE = cast(Table, Lease.__table__)  # type: ignore[attr-defined]  # pyright: ignore[reportAttributeAccessIssue]
-_SOURCE = cast(Table, SourceStudy.__table__)  # type: ignore[attr-defined]  # pyright: ignore[reportAttributeAccessIssue]
+_RUN = table_of(Run)
+_STUDY = table_of(RunStudy)
+_LEASE = table_of(Lease)
+_SOURCE = table_of(SourceStudy)
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +78,8 @@ class Ledger:
 
     def __init__(self, engine: Engine, home: Path) -> None:
         self._engine = engine
+        # a transaction that reads before it writes must own the database from its start, or SQLite refuses it
+        self._writing = engine.execution_options(**WRITES)
         self._home = home
 
     # -- runs
@@ -98,10 +100,10 @@ class Ledger:
             "sentence": "",
             "error": "",
         }
-        with self._engine.begin() as connection:
+        with self._writing.begin() as connection:
             known = select(_RUN.c.run_id).where(col(Run.run_id) == run_id)
             begun_before = connection.execute(known).scalar() is not None
-            statement = _insert(connection, _RUN).values(row)
+            statement = insert_into(connection.dialect.name, _RUN).values(row)
             connection.execute(
                 statement.on_conflict_do_update(
                     index_elements=["run_id"], set_={"state": "running", "ended_at": None, "error": ""}
@@ -117,7 +119,7 @@ class Ledger:
 
     def end(self, run_id: str, state: str, sentence: str, error: str = "") -> None:
         """Close the run's row and give back its leases; `error` = what stopped the run as a whole."""
-        with self._engine.begin() as connection:
+        with self._writing.begin() as connection:
             connection.execute(
                 update(_RUN)
                 .where(col(Run.run_id) == run_id)
@@ -160,8 +162,8 @@ class Ledger:
     def _insert_found(self, rows: list[dict[str, Any]]) -> int:
         if not rows:
             return 0
-        with self._engine.begin() as connection:
-            statement = _insert(connection, _STUDY).on_conflict_do_nothing()
+        with self._writing.begin() as connection:
+            statement = insert_into(connection.dialect.name, _STUDY).on_conflict_do_nothing()
             connection.execute(statement, rows)
         return len(rows)
 
@@ -169,7 +171,7 @@ class Ledger:
         """Set columns of one or several studies of a run."""
         uids = [study_instance_uids] if isinstance(study_instance_uids, str) else list(study_instance_uids)
         values["updated_at"] = time.time()
-        with self._engine.begin() as connection:
+        with self._writing.begin() as connection:
             for start in range(0, len(uids), 500):
                 connection.execute(
                     update(_STUDY)
@@ -179,7 +181,7 @@ class Ledger:
                 )
 
     def count_attempt(self, run_id: str, study_instance_uid: str) -> None:
-        with self._engine.begin() as connection:
+        with self._writing.begin() as connection:
             connection.execute(
                 update(_STUDY)
                 .where(col(RunStudy.run_id) == run_id)
@@ -280,7 +282,7 @@ class Ledger:
         deadline = time.monotonic() + wait_seconds
         while (holder := self._try_lease(run_id, source, study_instance_uid)) is not None:
             if self._is_dead(holder):
-                with self._engine.begin() as connection:
+                with self._writing.begin() as connection:
                     connection.execute(delete(_LEASE).where(col(Lease.run_id) == holder))
                 continue
             if time.monotonic() >= deadline:
@@ -289,9 +291,9 @@ class Ledger:
 
     def _try_lease(self, run_id: str, source: str, study_instance_uid: str) -> str | None:
         """None if the lease is ours now, else the run that holds it."""
-        with self._engine.begin() as connection:
+        with self._writing.begin() as connection:
             now = _database_now(connection)
-            statement = _insert(connection, _LEASE).values(
+            statement = insert_into(connection.dialect.name, _LEASE).values(
                 source=source,
                 study_instance_uid=study_instance_uid,
                 run_id=run_id,
@@ -317,8 +319,14 @@ class Ledger:
         lock = run_lock_path(self._home, run_id)
         return lock.exists() and not is_locked(lock)
 
+    def is_over(self, run_id: str) -> bool:
+        """Whether nothing more comes of a run: it ended, or is known to be gone, or nobody knows of it."""
+        with self._engine.connect() as connection:
+            row = connection.execute(select(_RUN.c.ended_at).where(col(Run.run_id) == run_id)).one_or_none()
+        return row is None or row.ended_at is not None or self._is_dead(run_id)
+
     def release(self, run_id: str, source: str, study_instance_uids: Sequence[str]) -> None:
-        with self._engine.begin() as connection:
+        with self._writing.begin() as connection:
             connection.execute(
                 delete(_LEASE)
                 .where(col(Lease.run_id) == run_id)
@@ -327,7 +335,7 @@ class Ledger:
             )
 
     def renew(self, run_id: str) -> None:
-        with self._engine.begin() as connection:
+        with self._writing.begin() as connection:
             connection.execute(
                 update(_LEASE)
                 .where(col(Lease.run_id) == run_id)
@@ -371,9 +379,9 @@ class Ledger:
             "pulled_whole_at": now,
             **changed,
         }
-        with self._engine.begin() as connection:
+        with self._writing.begin() as connection:
             connection.execute(
-                _insert(connection, _SOURCE)
+                insert_into(connection.dialect.name, _SOURCE)
                 .values(row)
                 .on_conflict_do_update(index_elements=["source", "study_instance_uid"], set_=changed)
             )
@@ -382,7 +390,7 @@ class Ledger:
         """Choose the share of this run's known studies that is pulled whole again: longest ago first."""
         if percent <= 0:
             return 0
-        with self._engine.begin() as connection:
+        with self._writing.begin() as connection:
             known = list(
                 connection.execute(
                     select(_STUDY.c.study_instance_uid)
@@ -415,11 +423,6 @@ _FRESH: dict[str, Any] = {
 
 def _study(row: RowMapping) -> LedgerStudy:
     return LedgerStudy(**{name: row[name] for name in LedgerStudy.__slots__})
-
-
-def _insert(connection: Connection, table: Table) -> Any:
-    """An INSERT that knows ON CONFLICT, in the dialect of this database."""
-    return (postgresql if connection.dialect.name == "postgresql" else sqlite).insert(table)
 
 
 def _database_now(connection: Connection) -> float:

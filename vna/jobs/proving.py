@@ -55,7 +55,9 @@ def prove_study(run: BackupRun, plan: StudyPlan, said: str = "") -> bool:
         changed=new > 0,
         **({"note": note} if note else {}),
     )
-    run.spool.forget(uid, run.run_id)
+    for expectation in run.spool.expectations(uid):
+        if expectation.run == run.run_id or run.ledger.is_over(expectation.run):
+            run.spool.forget(uid, expectation.run)
     run.ledger.release(run.run_id, run.remote.name, [uid])
     checkpoint("verify.complete")
     return True

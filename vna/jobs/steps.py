@@ -89,13 +89,14 @@ def verify_batch(run: BackupRun, study_instance_uids: Sequence[str]) -> list[str
 
 
 def close_batch(run: BackupRun, study_instance_uids: Sequence[str], reason: str) -> None:
-    """Nothing of a batch stays without an outcome: what no step decided is failed, with the reason."""
-    if run.stopping.is_set():
-        reason = str(RunStopped())
+    """Nothing of a batch stays without an outcome: what no step decided is failed, with the reason.
+
+    In a run that was told to end, what is undecided stays so; the run as a whole says why.
+    """
     for study in run.ledger.studies(run.run_id, study_instance_uids):
         uid = study.study_instance_uid
         run.work.pop(uid, None)
-        if study.state not in {"complete", "incomplete", "failed", "excluded"}:
+        if study.state not in {"complete", "incomplete", "failed", "excluded"} and not run.stopping.is_set():
             run.ledger.mark(run.run_id, uid, state="failed", last_error=f"study {uid}: {reason}.")
     run.ledger.release(run.run_id, run.remote.name, study_instance_uids)
 
