@@ -218,7 +218,8 @@ class UnitUnavailable(StoreError):
 
     def __init__(self, unit: str, path: str, reason: str) -> None:
         self.unit, self.path, self.reason = unit, path, reason
-        super().__init__(f"Storage unit {unit} at {path} is not available: {reason}.")
+        end = "" if reason.endswith((".", "?", "!")) else "."
+        super().__init__(f"Storage unit {unit} at {path} is not available: {reason}{end}")
 
 
 class UnitNotWritable(StoreError):
