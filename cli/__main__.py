@@ -1,9 +1,10 @@
 """The door: `backupdr …`. Whatever goes wrong ends as one sentence and an exit code, never as a traceback.
 
-Exit codes: 0 = all that was asked is true; 1 = it is not (yet); 2 = the question or a setting cannot be
-used; 130 = interrupted.
+Exit codes: 0 = all that was asked is true; 1 = it was tried and did not (fully) succeed; 2 = the question or a
+setting cannot be used; 130 = stopped by Ctrl-C.
 """
 
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -65,8 +66,16 @@ def _kept(error: Exception) -> str:
 
 
 def _usage_sentence(message: str) -> str:
+    """What the option parser says, in words that need no programmer; the help as it is."""
+    if message.startswith("Usage:"):
+        return message
     text = " ".join(message.split()) or "What is wanted? See backupdr --help."
-    return text if text.endswith(".") else f"{text}."
+    found = re.fullmatch(r"Invalid value for '?(.+?)'?: (.+?)\.?", text)
+    if found is not None:
+        from vna.settings import plain_finding
+
+        text = f"{found[1]}: {plain_finding(found[1], found[2])}"
+    return text if text.endswith((".", "?")) else f"{text}."
 
 
 def _failed(given: list[str], sentence: str, code: int) -> int:
@@ -74,7 +83,8 @@ def _failed(given: list[str], sentence: str, code: int) -> int:
 
     warn(sentence)
     if "--json" in given:
-        show(failure(next((word for word in given if not word.startswith("-")), ""), sentence))
+        words = [word for word in given if not word.startswith("-")]
+        show(failure(" ".join(words[: 2 if words[:1] in (["remote"], ["unit"]) else 1]), sentence))
     return code
 
 

@@ -5,6 +5,7 @@ What people edit day by day (remote servers, storage units) is in blocks and arr
 """
 
 import os
+import re
 from pathlib import Path
 
 from pydantic import Field, ValidationError, field_validator
@@ -99,7 +100,32 @@ def validation_sentence(error: ValidationError) -> str:
     """The first finding of a validation in words: which field, what was given, what it must be."""
     finding = error.errors()[0]
     where = ".".join(str(part) for part in finding["loc"]) or "value"
-    return f"{where}: {finding['msg'].removeprefix('Value error, ')}"
+    return f"{where}: {plain_finding(where, finding['msg'])}"
+
+
+_PLAIN_WORDS = (
+    (r"Input should be a valid integer.*", "must be a whole number"),
+    (r"Input should be a valid number.*", "must be a number"),
+    (r"Input should be a valid boolean.*", "must be true or false"),
+    (r"Input should be a valid string.*", "must be a text"),
+    (r"Input should be greater than or equal to (\S+)", r"must be at least \1"),
+    (r"Input should be less than or equal to (\S+)", r"must be at most \1"),
+    (r"Input should be greater than (\S+)", r"must be more than \1"),
+    (r"Input should be (.+)", r"must be \1"),
+    (r"String should have at least 1 character", "must not be empty"),
+    (r"Field required", "is missing"),
+)
+
+
+def plain_finding(where: str, finding: str) -> str:
+    """What a validation says of the field or option `where`, without the words of the programming language."""
+    text = finding.removeprefix("Value error, ")
+    if text.startswith("Input should be") and re.split(r"[._-]", where)[-1] == "port":
+        return "a port is a number from 1 to 65535"
+    for pattern, words in _PLAIN_WORDS:
+        if re.fullmatch(pattern, text):
+            return re.sub(pattern, words, text, count=1)
+    return text
 
 
 def load_settings(**overrides: object) -> Settings:

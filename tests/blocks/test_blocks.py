@@ -39,7 +39,7 @@ def test_tls_files_become_paths_and_empty_ones_stay_unset() -> None:
     [
         ({"aet": "SEVENTEEN_LETTERS"}, "at most 16 characters"),
         ({"aet": "A\\B"}, "no backslash"),
-        ({"port": 0}, "greater than or equal to 1"),
+        ({"port": 0}, "a port is a number from 1 to 65535"),
         ({"host": "http://pacs"}, "without blanks, slashes or a port"),
         ({"retrieve": "push"}, "'move' or 'get'"),
         ({"ca_file": "/certs/ca.pem"}, "TLS is off"),
