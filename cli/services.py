@@ -73,5 +73,12 @@ def simulate_pacs(
 ) -> None:
     """Run a PACS for rehearsals over a folder of DICOM files; it can misbehave as real ones do."""
     from cli.simulating import simulate
+    from vna.errors import PortInUse, SettingsError
 
-    raise typer.Exit(simulate(data, aet, port, fault or [], destination or [], list_faults=list_faults))
+    try:
+        code = simulate(data, aet, port, fault or [], destination or [], list_faults=list_faults)
+    except PortInUse as error:
+        raise SettingsError(
+            f"Port {error.port} on {error.host} is held by another program; stop it or choose another with --port."
+        ) from error
+    raise typer.Exit(code)
