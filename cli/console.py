@@ -17,6 +17,10 @@ RETRIEVE_NOTHING: Mapping[str, object] = {
     "bytes": 0,
     "held": 0,
     "seconds": 0,
+    "changed": 0,
+    "excluded": 0,
+    "notes": [],
+    "sentence": "",
 }
 VERIFY_NOTHING: Mapping[str, object] = {
     "checked": 0,
@@ -26,7 +30,18 @@ VERIFY_NOTHING: Mapping[str, object] = {
     "differing_checksum": 0,
     "orphaned": 0,
 }
-_NOTHING_DONE: Mapping[str, Mapping[str, object]] = {"retrieve": RETRIEVE_NOTHING, "verify": VERIFY_NOTHING}
+NOTHING_DONE: Mapping[str, Mapping[str, object]] = {
+    "retrieve": RETRIEVE_NOTHING,
+    "verify": VERIFY_NOTHING,
+    "rebuild-catalog": {"state": "failed", "studies": 0, "instances": 0, "copies": 0},
+    "check": {"ok": False, "findings": []},
+    "remote add": {"state": "failed", "name": ""},
+    "remote echo": {"state": "failed", "name": "", "seconds": 0},
+    "remote list": {"remotes": []},
+    "remote remove": {"state": "failed", "name": ""},
+    "unit add": {"state": "failed", "name": "", "path": "", "new_folder": False},
+    "unit list": {"units": []},
+}
 
 
 def say(sentence: str, *, as_json: bool = False) -> None:
@@ -45,5 +60,7 @@ def show(value: Mapping[str, object]) -> None:
 
 
 def failure(command: str, sentence: str) -> dict[str, object]:
-    """The object of a command that could not do what was asked, with the keys of its success."""
-    return {**_NOTHING_DONE.get(command, {"state": "failed"}), "problems": [sentence]}
+    """The object of a command (`verify`, `unit add`) that could not do what was asked: the keys of its success."""
+    nothing = NOTHING_DONE.get(command, {"state": "failed"})
+    said = {"sentence": sentence} if "sentence" in nothing else {}
+    return {**nothing, **said, "problems": [sentence]}

@@ -69,7 +69,7 @@ def list_remotes(*, as_json: bool) -> None:
     if not remotes:
         say("There is no remote server yet; add one with `backupdr remote add`.", as_json=as_json)
     if as_json:
-        show({"remotes": [remote.model_dump(mode="json") for remote in remotes.values()]})
+        show({"remotes": [remote.model_dump(mode="json") for remote in remotes.values()], "problems": []})
 
 
 def echo_remote(typed: str, *, as_json: bool) -> None:
@@ -139,7 +139,7 @@ def list_units(*, as_json: bool) -> None:
     for unit in units.values():
         say(f"{unit.name}: {unit.path}{_default_text(settings, unit)}", as_json=as_json)
     if as_json:
-        show({"units": [unit.model_dump(mode="json") for unit in units.values()]})
+        show({"units": [unit.model_dump(mode="json") for unit in units.values()], "problems": []})
 
 
 def _default_text(settings: Settings, unit: UnitDefinition) -> str:

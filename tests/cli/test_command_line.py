@@ -2,6 +2,8 @@
 
 import json
 import os
+import re
+import socket
 import subprocess
 import sys
 import time
@@ -9,10 +11,14 @@ from pathlib import Path
 
 import pytest
 
+from cli.console import NOTHING_DONE
+from vna.errors import UnitUnavailable
+from vna.jobs.outcome import RetrievalOutcome
 from vna.settings import Settings
 from vna.site import RemoteServer, Site, UnitDefinition, publish_site
 
 ROOT = Path(__file__).resolve().parents[2]
+RETRIEVE_KEYS = set(RetrievalOutcome().as_json())
 
 
 def backupdr(home: Path, *arguments: str, **environment: str) -> "subprocess.CompletedProcess[str]":
@@ -96,7 +102,19 @@ def test_lists_read_the_site_file_alone(home: Path) -> None:
         (["remote", "echo", "nowhere"], "no remote server named 'nowhere'"),
         (["remote", "remove", "nowhere"], "no remote server named 'nowhere'"),
         (["remote", "add", "a", "--aet", "SEVENTEEN_LETTERS", "--host", "h", "--port", "1"], "16"),
-        (["remote", "add", "a", "--aet", "A", "--host", "h", "--port", "70000"], "65535"),
+        (
+            ["remote", "add", "a", "--aet", "A", "--host", "h", "--port", "70000"],
+            "port: a port is a number from 1 to 65535",
+        ),
+        (
+            ["remote", "add", "a", "--aet", "A", "--host", "h", "--port", "many"],
+            "--port: a port is a number from 1 to 65535",
+        ),
+        (["simulate-pacs", "--port", "70000"], "--port: a port is a number from 1 to 65535"),
+        (
+            [*("remote", "add", "a", "--aet", "A", "--host", "h", "--port", "1"), "--pause-seconds", "long"],
+            "--pause-seconds: must be a number",
+        ),
         (["remote", "add", "__", "--aet", "A", "--host", "h", "--port", "104"], "letters or digits"),
         (["remote", "add", "a", "--aet", "A", "--host", "h"], "--port"),
         (["frobnicate"], "No such command 'frobnicate'"),
@@ -108,6 +126,9 @@ def test_a_question_that_cannot_be_right_is_answered_with_one_sentence(
     answer = backupdr(home, *arguments)
     assert answer.returncode == 2
     assert sentence in one_sentence(answer.stderr)
+    assert not re.search("Value error|Input should|integer", answer.stderr), (
+        "words of the programming language"
+    )
     assert answer.stdout == ""
     assert not (home / "prefect").exists(), "nothing is started for a question that cannot be right"
 
@@ -115,26 +136,58 @@ def test_a_question_that_cannot_be_right_is_answered_with_one_sentence(
 @pytest.mark.parametrize(
     ("command", "keys"),
     [
-        (
-            ["retrieve", "nowhere"],
-            {"state", "found", "complete", "incomplete", "instances", "bytes", "held", "seconds", "problems"},
-        ),
+        (["retrieve", "nowhere"], RETRIEVE_KEYS),
+        (["retrieve", "--order"], RETRIEVE_KEYS),
         (
             ["verify", "--unit", "nowhere"],
             {"checked", "ok", "missing", "differing_size", "differing_checksum", "orphaned", "problems"},
         ),
-        (["rebuild-catalog", "nowhere"], {"state", "problems"}),
-        (["retrieve", "--order"], {"state", "found", "problems"}),
+        (["rebuild-catalog", "nowhere"], {"state", "studies", "instances", "copies", "problems"}),
+        (["remote", "echo", "nowhere"], {"state", "name", "seconds", "problems"}),
+        (["remote", "remove", "nowhere"], {"state", "name", "problems"}),
+        (["unit", "add", "nas2", "--path", __file__], {"state", "name", "path", "new_folder", "problems"}),
+        (["unit", "list", "--nope"], {"units", "problems"}),
     ],
 )
-def test_a_script_gets_its_object_also_when_something_is_wrong(
+def test_a_script_gets_the_object_of_success_also_when_something_is_wrong(
     home: Path, command: list[str], keys: set[str]
 ) -> None:
     answer = backupdr(home, *command, "--json")
     assert answer.returncode == 2
     said = json.loads(answer.stdout.splitlines()[-1])
-    assert keys <= set(said)
+    assert set(said) == keys
     assert said["problems"] == [one_sentence(answer.stderr)]
+    assert said.get("sentence", said["problems"][0]) == said["problems"][0]
+
+
+def test_the_manual_names_every_key_of_the_objects() -> None:
+    manual = (ROOT / "docs" / "operating.md").read_text(encoding="utf-8")
+    objects = manual.partition("## Objects for scripts")[2].partition("\n## ")[0]
+    for keys in NOTHING_DONE.values():
+        assert [key for key in keys if f"`{key}`" not in objects] == []
+
+
+def test_without_a_command_the_help_is_shown_as_it_is(tmp_path: Path) -> None:
+    answer = backupdr(tmp_path)
+    assert len(answer.stderr.splitlines()) > 10
+    assert answer.stderr.startswith("Usage: backupdr")
+
+
+def test_a_simulated_pacs_on_a_taken_port_points_to_its_own_option(home: Path, tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        answer = backupdr(home, "simulate-pacs", "--data", str(tmp_path), "--port", port)
+    assert answer.returncode == 2
+    sentence = one_sentence(answer.stderr)
+    assert f"Port {port}" in sentence
+    assert "--port" in sentence
+    assert "BACKUPDR_SCP_PORT" not in sentence
+
+
+@pytest.mark.parametrize("reason", ["is it mounted?", "it is gone", "it is gone."])
+def test_a_sentence_of_a_unit_ends_once(reason: str) -> None:
+    text = str(UnitUnavailable("nas1", "/mnt/nas1", reason))
+    assert text.endswith(reason if reason[-1] in "?." else f"{reason}.")
 
 
 def test_a_setting_that_cannot_be_used_is_named(home: Path) -> None:
