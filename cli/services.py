@@ -25,7 +25,9 @@ def demo(
 
 
 def up(
-    port: Annotated[int, typer.Option(help="Port of the Prefect pages; another if it is taken.")] = 4200,
+    port: Annotated[
+        int, typer.Option(help="Port of the Prefect pages; another if it is taken.", min=1, max=65535)
+    ] = 4200,
 ) -> None:
     """Run everything on this machine: Prefect, a worker and the DICOM server. Ctrl-C ends it."""
     from cli.everything import up as run
