@@ -1,31 +1,40 @@
-"""All tests, in two sessions side by side: the whole chain's, and the others. `python -m tests.together [options]`.
+"""All tests, in sessions side by side: the kills, the rest of the whole chain, and all others.
 
-Starting and killing processes waits as much as it works, so two sessions take little longer than the longer one. The
-second's report follows the first's; the exit code is that of whichever failed.
+`python -m tests.together [options]`. Sources that lie and processes that are killed are waited for more than worked
+for, so three sessions take little longer than the longest. The reports follow one another; the exit code is that
+of whichever failed.
 """
 
+import contextlib
 import subprocess
 import sys
 import tempfile
+from typing import IO
 
-SESSIONS = (["--ignore=tests/chain"], ["tests/chain"])
+FIRST = ["--ignore=tests/chain"]
+BESIDE = (["tests/chain/test_kills.py"], ["tests/chain", "--ignore=tests/chain/test_kills.py"])
 
 
 def main(options: list[str]) -> int:
-    """Run both; with a path among the options, one session of just that."""
+    """Run all; with a path among the options, one session of just that."""
     pytest = [sys.executable, "-m", "pytest", "-q", "-m", "not prove"]
     if any(not option.startswith("-") for option in options):
         return subprocess.run([*pytest, *options]).returncode
-    first, second = ([*pytest, *options, *session] for session in SESSIONS)
-    with tempfile.TemporaryFile() as report:
-        beside = subprocess.Popen(second, stdout=report, stderr=report, stdin=subprocess.DEVNULL)
-        try:
-            codes = [subprocess.run(first).returncode, beside.wait()]
-        finally:
-            if beside.poll() is None:
-                beside.terminate()
-        report.seek(0)
-        sys.stdout.buffer.write(report.read())
+    with contextlib.ExitStack() as stack:
+        beside: list[tuple[subprocess.Popen[bytes], IO[bytes]]] = []
+        for session in BESIDE:
+            report = stack.enter_context(tempfile.TemporaryFile())
+            process = subprocess.Popen(
+                [*pytest, *options, *session], stdout=report, stderr=report, stdin=subprocess.DEVNULL
+            )
+            stack.callback(process.terminate)
+            beside.append((process, report))
+        codes = [subprocess.run([*pytest, *options, *FIRST]).returncode]
+        for process, report in beside:
+            codes.append(process.wait())
+            report.seek(0)
+            sys.stdout.buffer.write(report.read())
+            sys.stdout.flush()
     return max(codes)
 
 
