@@ -1,6 +1,8 @@
 """Runs by the library's own steps, without Prefect: what is taken again, what is remembered, what is left alone."""
 
 import contextlib
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -208,3 +210,19 @@ def test_what_the_source_sends_and_does_not_list_proves_its_list_cut(
     assert not outcome.ok
     assert f"study {study.study_instance_uid}: stored, unproven" in outcome.sentence
     assert "it sent 1 instances that its list of 3 lacks" in outcome.sentence
+
+
+def test_a_run_removes_at_once_what_a_kill_cut_off(tmp_path: Path, settings: Settings, pacs) -> None:
+    write_studies(tmp_path / "pacs", 1, instances=1)
+    pacs()
+    receiver = (
+        "import os, sys; from pathlib import Path; from vna.spool import Spool\n"
+        "spool = Spool(Path(sys.argv[1]), 1)\n"
+        "folder = spool.open_association(calling_aet='A', called_aet='B', peer_address='c', listener='scp')\n"
+        "folder.begin('1.2.840.10008.5.1.4.1.1.2', '1.2.3', '1.2.840.10008.1.2.1', 'A').write(b'part')\n"
+        "os._exit(137)\n"
+    )
+    subprocess.run([sys.executable, "-c", receiver, str(settings.spool_path)])
+    assert list(settings.spool_path.rglob("*.part"))
+    assert back_up(settings, "run-1").ok
+    assert not list(settings.spool_path.rglob("*.part"))

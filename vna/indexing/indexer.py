@@ -120,6 +120,10 @@ class Indexer:
                 self._catalog.migrate()
                 self._is_migrated = True
 
+    def sweep(self) -> None:
+        """Remove what ended associations left half-written, and nothing else."""
+        self.run_once(())
+
     def prepare(self) -> None:
         """Bring the tables to this version, and the catalog to what the manifests of all units say.
 
@@ -220,9 +224,16 @@ class Indexer:
                     self._postpone(PlacingFailed(uid, type(error).__name__), done)
 
     def _is_left_over(self, folder: Path) -> bool:
-        """Whether only its removal is missing; a new folder without files is about to be filled."""
+        """Whether only its removal is missing: nothing complete in it, and nobody fills it.
+
+        A folder without its record may be about to be locked, so it is left alone while it is young.
+        """
+        if self._spool.received(folder):
+            return False
+        if self._spool.has_record(folder):
+            return not self._spool.is_open(folder)
         age = time.time() - self._spool.opened_at(folder)
-        return age > _YOUNG_SECONDS and not self._spool.received(folder)
+        return age > _YOUNG_SECONDS
 
     def _postpone(self, error: BackupError, done: Pass) -> None:
         done.errors.append(error)

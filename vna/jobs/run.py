@@ -120,6 +120,7 @@ def open_run(settings: Settings, run_id: str, request: Request) -> Generator[Bac
         catalog.migrate()
         ledger = Ledger(catalog.engine, settings.home)
         with LivingRun(ledger, settings.home, run_id), Indexer(settings) as indexer:
+            indexer.sweep()  # what a kill cut off may fill the disk, and nobody else may be there to remove it
             begun_before = ledger.begin(run_id, request.source, request.unit, request.as_row())
             if begun_before:  # its first process may have been killed while the source was sending
                 wait_until_quiet(spool, remote)

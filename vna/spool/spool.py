@@ -159,6 +159,10 @@ class Spool:
         """When the association of a folder was opened, in seconds since 1970, as its name tells."""
         return ULID.from_str(folder.name).timestamp
 
+    def has_record(self, folder: Path) -> bool:
+        """Whether its association was opened in full: from then on its lock tells who fills it."""
+        return (folder / RECORD_NAME).exists()
+
     def is_open(self, folder: Path) -> bool:
         """Whether a living receiver may still add to this folder."""
         return is_locked(folder / RECEIVING_LOCK)
