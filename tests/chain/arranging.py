@@ -180,13 +180,17 @@ class Place:
         return [file.path.name for folder in spool.folders() for file in spool.received(folder)]
 
     def rubbish(self) -> list[str]:
-        """Half-written files in spool and units; an expectation's goes at a later start, an hour on."""
+        """Half-written files in spool and units that nobody removes soon.
+
+        An expectation's goes at a later start, an hour on; a manifest's after a day, as another machine may be
+        writing it (both proven in tests/spool and tests/storage).
+        """
         folders = (self.settings.spool_path, self.home / "units")
         return [
             str(path.relative_to(self.home))
             for folder in folders
             for path in folder.rglob("*")
-            if path.name.endswith((".part", ".tmp")) and path.parent.name != "expect"
+            if path.name.endswith((".part", ".tmp")) and path.parent.name not in {"expect", "manifest"}
         ]
 
 
