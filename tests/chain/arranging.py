@@ -183,7 +183,7 @@ class Place:
         """Half-written files in spool and units that nobody removes soon.
 
         An expectation's goes at a later start, an hour on; a manifest's after a day, as another machine may be
-        writing it (both proven in tests/spool and tests/storage).
+        writing it (both proven in tests/spool and tests/verification).
         """
         folders = (self.settings.spool_path, self.home / "units")
         return [
