@@ -65,8 +65,10 @@ class Part:
             return
         if now - self.started > LONGEST_PAUSE:
             self.pause = 1.0
+        from vna.dimse.service import last_line
+
         warn(
-            f"The {self.name} ended ({_last_line(self.log) or f'code {code}'}); "
+            f"The {self.name} ended ({last_line(self.log)[:200] or f'code {code}'}); "
             f"it is started again in {self.pause:.0f} s."
         )
         self.process = None
@@ -213,11 +215,3 @@ def _tell_addresses(settings: Settings, server: PrefectServer) -> None:
     say(f"DICOM server   AE title {settings.scp_aet}, port {settings.scp_port} ({settings.scp_bind})")
     say(f"Home           {settings.home} (logs in {settings.home / 'logs'})")
     say("Everything is up. Ctrl-C stops it.")
-
-
-def _last_line(log: Path) -> str:
-    try:
-        lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
-    except OSError:
-        return ""
-    return lines[-1][:200] if lines else ""

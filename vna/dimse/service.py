@@ -157,7 +157,7 @@ class _Keeper:
         self._child = None
         if time.monotonic() - started_at < START_SECONDS and not is_locked(_lock_path(self._settings)):
             _refuse_a_strangers_port(self._settings)
-            raise ReceiverFailed(_last_line(self._log_path) or f"it ended with exit code {code}")
+            raise ReceiverFailed(last_line(self._log_path).rstrip(".") or f"it ended with exit code {code}")
         return False
 
     def _start(self) -> None:
@@ -205,9 +205,10 @@ def _environment(settings: Settings) -> dict[str, str]:
     return {**os.environ, **ours, "PYTHONPATH": path}
 
 
-def _last_line(log_path: Path) -> str:
+def last_line(log_path: Path) -> str:
+    """What a service said last, to tell why it ended; empty if nothing can be read."""
     try:
         lines = log_path.read_text(encoding="utf-8", errors="replace").strip().splitlines()
     except OSError:
         return ""
-    return lines[-1].rstrip(".") if lines else ""
+    return lines[-1] if lines else ""
