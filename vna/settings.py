@@ -45,6 +45,18 @@ class Settings(BaseSettings):
     dimse_timeout: float = Field(60.0, gt=0, description="Seconds to wait for the next DIMSE message.")
     network_timeout: float = Field(60.0, gt=0, description="Seconds a silent association stays open.")
     max_associations: int = Field(64, ge=1, description="Associations our DICOM server serves at once.")
+    scp_tls_port: int | None = Field(
+        None,
+        ge=1,
+        le=65535,
+        description="Port of our DICOM server for TLS (2762 is registered); empty = none.",
+    )
+    scp_tls_only: bool = Field(False, description="Receive only by TLS: the plain port is not opened.")
+    scp_tls_cert: Path | None = Field(None, description="Certificate of our DICOM server, PEM.")
+    scp_tls_key: Path | None = Field(None, description="Its private key, PEM.")
+    scp_tls_ca: Path | None = Field(
+        None, description="Authorities whose certificates callers must show, PEM; needed for TLS."
+    )
     log_level: str = Field("info", description="info or debug.")
 
     @classmethod

@@ -5,13 +5,18 @@ the commands that only read start and work without Prefect (DESIGN §6). The fil
 temporary and rename; a reader never sees half of it.
 """
 
+import ipaddress
+import threading
+import time
 from enum import StrEnum
 from pathlib import Path
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from vna.durable import make_folder, write_durably
 from vna.errors import NameUnknown, SettingsError
+from vna.identity import is_valid_uid
 from vna.settings import Settings, check_aet, validation_sentence
 
 
@@ -49,11 +54,108 @@ class RemoteServer(BaseModel):
         0.0, ge=0, le=100, description="Percent of known studies pulled again in each run to find changes."
     )
     tls: Tls | None = None
+    calling_aets: tuple[str, ...] = Field(
+        (),
+        description="Further AE titles it calls us with, beside its own (many archives send with another).",
+    )
+    called_aets: tuple[str, ...] = Field(
+        (), description="AE titles of ours it may call; empty = any of them."
+    )
+    addresses: tuple[str, ...] = Field(
+        (), description="Addresses or networks it may call from (192.0.2.7, 192.0.2.0/24); empty = any."
+    )
+    tls_subject: str = Field(
+        "", description="Common name or whole subject its certificate must have; empty = any we trust."
+    )
+    may_store: bool = Field(True, description="It may send to us.")
+    may_retrieve: bool = Field(True, description="It may query, retrieve and ask for storage commitment.")
+    transfer_syntaxes: tuple[str, ...] = Field(
+        (), description="Transfer syntaxes accepted from it, the best first; empty = as for the server."
+    )
 
     @field_validator("aet")
     @classmethod
     def _aet(cls, value: str) -> str:
         return check_aet(value)
+
+    @field_validator("calling_aets", "called_aets")
+    @classmethod
+    def _aets(cls, values: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(check_aet(value) for value in values)
+
+    @field_validator("addresses")
+    @classmethod
+    def _addresses(cls, values: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(check_network(value) for value in values)
+
+    @field_validator("transfer_syntaxes")
+    @classmethod
+    def _syntaxes(cls, values: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(check_uid(value) for value in values)
+
+
+class UnknownCallers(StrEnum):
+    """What a caller that is no remote server of the site may do."""
+
+    refuse = "refuse"
+    store = "store"
+
+
+class DicomServer(BaseModel):
+    """Our DICOM server as people set it day by day; takes effect with the next association.
+
+    What is None is as the process settings say; address, port and main AE title are process settings.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    other_aets: tuple[str, ...] = Field(
+        default=(), description="AE titles it answers to beside its main one."
+    )
+    unknown_callers: UnknownCallers = UnknownCallers.refuse
+    transfer_syntaxes: tuple[str, ...] = Field(
+        default=(), description="Transfer syntaxes accepted for storage, the best first; empty = every one."
+    )
+    latency_seconds: float = Field(
+        default=60.0,
+        ge=0,
+        description="Quiet seconds until a study that is being received counts as complete.",
+    )
+    max_associations: int | None = Field(default=None, ge=1, description="Associations served at once.")
+    associations_per_address: int = Field(
+        default=32, ge=1, description="Associations served at once of one address."
+    )
+    max_pdu: int | None = Field(default=None, ge=4096, description="Largest PDU received, in bytes.")
+    network_timeout: float | None = Field(
+        default=None, gt=0, description="Seconds a silent association stays open."
+    )
+    log_level: Literal["info", "debug"] | None = Field(default=None, description="info or debug.")
+
+    @field_validator("other_aets")
+    @classmethod
+    def _aets(cls, values: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(check_aet(value) for value in values)
+
+    @field_validator("transfer_syntaxes")
+    @classmethod
+    def _syntaxes(cls, values: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(check_uid(value) for value in values)
+
+
+def check_network(value: str) -> str:
+    """An IP address or network in its usual form."""
+    try:
+        return str(ipaddress.ip_network(value.strip(), strict=False))
+    except ValueError as error:
+        raise ValueError("an address is like 192.0.2.7, a network like 192.0.2.0/24") from error
+
+
+def check_uid(value: str) -> str:
+    """A UID as PS3.5 9.1 wants it."""
+    text = value.strip()
+    if not is_valid_uid(text):
+        raise ValueError("a transfer syntax is given by its UID, like 1.2.840.10008.1.2.1")
+    return text
 
 
 class UnitDefinition(BaseModel):
@@ -72,6 +174,7 @@ class Site(BaseModel):
 
     remotes: dict[str, RemoteServer] = {}
     units: dict[str, UnitDefinition] = {}
+    server: DicomServer = DicomServer()
 
     def remote(self, name: str) -> RemoteServer:
         if name not in self.remotes:
@@ -102,6 +205,43 @@ def load_site(settings: Settings) -> Site:
         default = UnitDefinition(name="default", path=settings.default_unit_path)
         site = site.model_copy(update={"units": {"default": default, **site.units}})
     return site
+
+
+class WatchedSite:
+    """The published site as it is now, for a service that stays running; used by any thread.
+
+    `site.json` is looked at at most once a second. One that cannot be used leaves the last good one in use, and
+    `problem` says why; raises `SettingsError` only where there never was a good one.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._lock = threading.Lock()
+        self._look_at = 0.0
+        self._stamp: tuple[int, int, int] | None = None
+        self._site = load_site(settings)
+        self.problem = ""
+
+    def __call__(self) -> Site:
+        with self._lock:
+            now = time.monotonic()
+            if now >= self._look_at:
+                self._look_at = now + 1.0
+                self._look()
+            return self._site
+
+    def _look(self) -> None:
+        try:
+            found = self._settings.site_path.stat()
+            stamp = (found.st_mtime_ns, found.st_size, found.st_ino)
+        except OSError:
+            stamp = None  # gone, or away: `load_site` says which
+        if stamp is not None and stamp == self._stamp:
+            return
+        try:
+            self._site, self._stamp, self.problem = load_site(self._settings), stamp, ""
+        except SettingsError as error:
+            self.problem = str(error)
 
 
 def publish_site(settings: Settings, site: Site) -> None:
