@@ -16,6 +16,7 @@ from vna.dimse.receiver import Receiver
 from vna.dimse.service import as_the_server_of
 from vna.platform import spawn_bound
 from vna.settings import Settings
+from vna.site import WatchedSite
 
 _log = logging.getLogger(__name__)
 
@@ -32,7 +33,7 @@ def run_family(settings: Settings, *, index: bool = False, stop: threading.Event
     Raises `PortInUse`, `SpoolUnusable`, or `SettingsError` if a server of this home runs already.
     """
     quiet_library()
-    receiver = Receiver.from_settings(settings)
+    receiver = Receiver.from_settings(settings, WatchedSite(settings))
     with _until_told(stop or threading.Event()) as told:
         try:
             with as_the_server_of(settings) as announce:

@@ -7,9 +7,10 @@ gets the first transfer syntax its proposer names, because that is the one it ne
 import contextlib
 import functools
 import logging
+import socket
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from pynetdicom import evt
@@ -26,9 +27,11 @@ from pynetdicom.sop_class import uid_to_service_class
 from pynetdicom.transport import ThreadedAssociationServer
 
 from vna.dimse.pdata import Loop, attach, chosen_loop, hang_up
+from vna.dimse.services import Service, Services
 from vna.dimse.storing import Arrivals, Messages
 from vna.errors import PortInUse
 from vna.settings import Settings
+from vna.site import Site
 from vna.spool import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME, OpenAssociation, Spool
 
 _log = logging.getLogger(__name__)
@@ -38,6 +41,8 @@ NEGOTIATION_SECONDS = 5.0
 
 _QUIET_LOOKS = 5
 """How often a tenth of a second apart an association must be between two messages to count as idle."""
+
+_UNCOMPRESSED = ("1.2.840.10008.1.2.1", "1.2.840.10008.1.2")
 
 _STORAGE = (StorageServiceClass, NonPatientObjectStorageServiceClass, ServiceClass)
 
@@ -70,6 +75,7 @@ class Receiver:
         max_associations: int = 64,
         network_timeout: float = 60.0,
         listener: str = "scp",
+        services: Sequence[Service] = (),
     ) -> None:
         self.spool = spool
         self.aet = aet
@@ -78,6 +84,7 @@ class Receiver:
         self._loop = loop or chosen_loop()
         self._network_timeout = network_timeout
         self._listener = listener
+        self._services = Services(services)
         self._server: _Server | None = None
         self._messages: dict[Association, Messages] = {}
         self._ae: Any = ApplicationEntity(aet)
@@ -91,7 +98,21 @@ class Receiver:
         self._ae.add_supported_context("1.2.840.10008.1.1")
 
     @classmethod
-    def from_settings(cls, settings: Settings) -> "Receiver":
+    def from_settings(
+        cls,
+        settings: Settings,
+        site: Callable[[], Site],
+        *,
+        open_to_loopback: bool = False,
+        services: Sequence[Service] = (),
+        socket: "socket.socket | None" = None,
+        tls_socket: "socket.socket | None" = None,
+    ) -> "Receiver":
+        """The server of a home. `site` is asked at each association, so that a change drops nobody.
+
+        `open_to_loopback`: any calling AE on this machine may store and retrieve. `socket` and `tls_socket` listen
+        already, where several processes share them; else the settings say where to listen.
+        """
         return cls(
             Spool(settings.spool_path, settings.reserve_bytes),
             aet=settings.scp_aet,
@@ -100,6 +121,7 @@ class Receiver:
             max_pdu=settings.max_pdu,
             max_associations=settings.max_associations,
             network_timeout=settings.network_timeout,
+            services=services,
         )
 
     def start(self) -> None:
@@ -137,7 +159,8 @@ class Receiver:
         quiet: dict[Association, int] = {}
         while (open_now := dict(self._messages)) and time.monotonic() < deadline:
             for association, messages in open_now.items():
-                quiet[association] = quiet.get(association, 0) + 1 if messages.between else 0
+                idle = messages.between and not self._services.is_busy(association)
+                quiet[association] = quiet.get(association, 0) + 1 if idle else 0
                 if quiet[association] == _QUIET_LOOKS and association.is_established:
                     association._abort_nonblocking()  # pyright: ignore[reportPrivateUsage]
             time.sleep(0.1)
@@ -170,6 +193,7 @@ class Receiver:
             timeout=self._network_timeout,
         )
         self._messages[association] = messages
+        self._services.attach(association)
         _at_end_of_reading(association, lambda: self._on_end(association))
 
     def _on_request(self, event: evt.Event) -> None:
@@ -181,6 +205,8 @@ class Receiver:
             if is_storage(name):
                 syntaxes = wanted.setdefault(name, [])
                 syntaxes += [str(uid) for uid in context.transfer_syntax if str(uid) not in syntaxes]
+            elif name in self._services:
+                wanted[name] = list(_UNCOMPRESSED)
         supported = list(association.acceptor.supported_contexts)
         for name, syntaxes in wanted.items():
             with contextlib.suppress(ValueError):  # an impossible UID: that context alone is not accepted
