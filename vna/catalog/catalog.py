@@ -90,8 +90,7 @@ class Catalog:
     def record_many(self, unit: str, manifests: Sequence[tuple[str, Sequence[Event], str]]) -> None:
         """The same for several manifests (path, events, what is damaged in it), in one transaction."""
         with self._writing.begin() as connection:
-            for manifest, events, damage in manifests:
-                record_events(connection, unit, manifest, events, damage)
+            record_events(connection, unit, manifests)
 
     def set_status(self, unit: str, copies: Collection[CopyFacts]) -> None:
         """Write what was found of copies."""

@@ -56,9 +56,10 @@ def insert_into(dialect: str, table: Table) -> Any:
 
 
 def record_events(
-    connection: Connection, unit: str, manifest: str, events: Sequence[Event], damage: str = ""
+    connection: Connection, unit: str, manifests: Sequence[tuple[str, Sequence[Event], str]]
 ) -> None:
-    """Merge all events of one manifest, in the transaction that is open."""
+    """Merge all events of some manifests (path, events, what is damaged in it), in the transaction that is open."""
+    events = [event for _, told, _ in manifests for event in told]
     stored = [event for event in events if isinstance(event, Stored)]
     received = [event for event in events if isinstance(event, Received)]
     superseded = [event for event in events if isinstance(event, Superseded)]
@@ -69,38 +70,42 @@ def record_events(
     copies = [_copy(unit, event) for event in stored] + [_damaged(unit, event) for event in superseded]
     _merge(connection, Copy, copies, _COPY_TOLD_LATER)
     _merge(connection, Receipt, [_receipt(unit, event) for event in received], _TOLD_EARLIER)
-    row = {"unit": unit, "path": manifest, "damage": damage}
-    table = table_of(CataloguedManifest)
-    connection.execute(
-        insert_into(connection.dialect.name, table)
-        .values(row)
-        .on_conflict_do_update(index_elements=["unit", "path"], set_={"damage": damage})
-    )
+    rows = [{"unit": unit, "path": path, "damage": damage} for path, _, damage in manifests]
+    _merge(connection, CataloguedManifest, rows, None)
 
 
-def _merge(connection: Connection, model: Any, rows: Iterable[Row], rule: Rule) -> None:
-    """Upsert in the order of the keys, so that two processes lock the same rows in the same order."""
+def _merge(connection: Connection, model: Any, rows: Iterable[Row], rule: Rule | None) -> None:
+    """Upsert in the order of the keys, so that two processes lock the same rows in the same order.
+
+    Without a rule the last row of a key holds.
+    """
     table = table_of(model)
     keys = [column.name for column in table.primary_key]
     best: dict[tuple[str, ...], Row] = {}
     for row in rows:
         key = tuple(row[name] for name in keys)
-        if key not in best or rule.prefers(row, best[key]):
+        if key not in best or rule is None or rule.prefers(row, best[key]):
             best[key] = row
     if best:
-        statement = _upsert(connection.dialect.name, model, rule)
+        statement = _upsert(connection.dialect, model, rule)
         connection.execute(statement, [best[key] for key in sorted(best)])
 
 
-@functools.cache
-def _upsert(dialect: str, model: Any, rule: Rule) -> Any:
+@functools.lru_cache(maxsize=64)
+def _upsert(dialect: Any, model: Any, rule: Rule | None) -> Any:
+    """Compiled here, because SQLAlchemy does not keep what it compiles of an ON CONFLICT: it would compile the
+    same seven statements for every manifest, which takes longer than writing the rows.
+    """
     table = table_of(model)
     keys = [column.name for column in table.primary_key]
-    statement = insert_into(dialect, table)
-    return statement.on_conflict_do_update(
+    statement = insert_into(dialect.name, table)
+    upsert = statement.on_conflict_do_update(
         index_elements=keys,
         set_={column.name: statement.excluded[column.name] for column in table.c if column.name not in keys},
-        where=rule.condition(statement.excluded, table.c),
+        where=None if rule is None else rule.condition(statement.excluded, table.c),
+    )
+    return upsert.compile(
+        dialect=dialect, column_keys=[column.name for column in table.c], for_executemany=True
     )
 
 
