@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 from typer.main import get_command
 
-from cli import backup, checking, remotes, services, units
+from cli import backup, checking, remotes, scp, services, units
 
 app = typer.Typer(
     name="backupdr",
@@ -42,7 +42,7 @@ def everywhere(
 
 app.add_typer(remotes.app, name="remote")
 app.add_typer(units.app, name="unit")
-for subject in (services, backup, checking):
+for subject in (services, scp, backup, checking):
     subject.add_to(app)
 
 

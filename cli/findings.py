@@ -1,17 +1,16 @@
 """What `backupdr check` looks at: one sentence a finding, good ones too."""
 
 import contextlib
-import datetime
 import os
 import socket
 import tempfile
-import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cli.console import say, show
+from cli.health import Finding, of_aside, of_refusals, of_traffic, of_waiting
 from cli.unit_folders import overlapping
 from cli.verifying import lost_catalog
 from vna.errors import BackupError, CatalogUnavailable
@@ -20,18 +19,7 @@ from vna.settings import Settings, load_settings
 from vna.site import Site, load_site
 
 if TYPE_CHECKING:
-    from vna.spool import Waiting
     from vna.storage import StorageUnit
-
-_LONG_SECONDS = 3600.0
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """`wrong` = something must be done; else the sentence only tells."""
-
-    wrong: bool
-    sentence: str
 
 
 def check(*, as_json: bool) -> bool:
@@ -89,27 +77,8 @@ def _spool(settings: Settings) -> Iterator[Finding]:
     yield Finding(
         False, f"The spool {settings.spool_path} is on a local disk with {free / 2**30:.1f} GiB free."
     )
-    yield from _waiting(spool.waiting())
-    aside = len(spool.aside())
-    if aside:
-        yield Finding(
-            True,
-            f"{aside} received files could not be identified; they are in {settings.spool_path / 'aside'}.",
-        )
-
-
-def _waiting(waiting: "Waiting") -> Iterator[Finding]:
-    """What is long in the spool has no place to go to, or no indexer; what is young is on its way."""
-    for error in waiting.unreadable:
-        yield Finding(True, str(error))
-    if waiting.oldest is None:
-        return
-    since = datetime.datetime.fromtimestamp(waiting.oldest).astimezone()
-    files = "1 received file waits" if waiting.files == 1 else f"{waiting.files} received files wait"
-    yield Finding(
-        time.time() - waiting.oldest > _LONG_SECONDS,
-        f"{files} in the spool to be placed, the oldest since {since:%Y-%m-%d %H:%M}.",
-    )
+    yield from of_waiting(spool.waiting())
+    yield from of_aside(settings, len(spool.aside()))
 
 
 def _keys(settings: Settings) -> Iterator[Finding]:
@@ -127,7 +96,12 @@ def _port(settings: Settings) -> Iterator[Finding]:
 
     ours = running_scp(settings)
     if ours is not None:
+        from vna.dimse.status import read_statuses, together
+
         yield Finding(False, f"Our DICOM server runs as {ours.aet} on port {ours.port}.")
+        status = together(read_statuses(settings))
+        yield from of_traffic(status)
+        yield from of_refusals(status)
     elif port_is_free(settings.scp_bind, settings.scp_port):
         yield Finding(
             False,

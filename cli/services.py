@@ -1,4 +1,4 @@
-"""`backupdr demo`, `up`, `scp`, `worker`, `simulate-pacs`: what stays running."""
+"""`backupdr demo`, `up`, `worker`, `simulate-pacs`: what stays running (`scp` has a page of its own)."""
 
 from pathlib import Path
 from typing import Annotated
@@ -8,7 +8,7 @@ import typer
 
 def add_to(app: typer.Typer) -> None:
     """Register these commands."""
-    for command in (demo, up, scp, worker):
+    for command in (demo, up, worker):
         app.command()(command)
     app.command("simulate-pacs")(simulate_pacs)
 
@@ -33,18 +33,6 @@ def up(
     from cli.everything import up as run
 
     raise typer.Exit(run(port))
-
-
-def scp(
-    index: Annotated[
-        bool, typer.Option("--index", help="Also place what arrives into the storage units.")
-    ] = False,
-) -> None:
-    """Run the DICOM server alone (receive and store); needs no Prefect. Ctrl-C ends it."""
-    from dicom_scp.family import run_family
-    from vna.settings import load_settings
-
-    raise typer.Exit(run_family(load_settings(), index=index))
 
 
 def worker() -> None:

@@ -1,22 +1,37 @@
-"""The server and, where wanted, its indexer: started together, stopped together.
+"""The server of a home: one process that receives or several behind one port, and where wanted an indexer;
+started together, stopped together.
 
 The indexer is a process of its own: whatever a hostile data set or a hanging disk does to it, receiving goes on.
+Where several processes receive, this one only keeps the listening sockets and the processes: when one dies the
+connections that wait at the port are taken by the others, and by its successor.
 """
 
 import contextlib
 import logging
+import os
 import signal
-import subprocess
+import socket
 import sys
 import threading
 import time
 from collections.abc import Generator
 
-from vna.dimse.receiver import Receiver
-from vna.dimse.service import as_the_server_of
-from vna.platform import spawn_bound
+from dicom_scp.children import Child
+from dicom_scp.receiving import ReceivingProcess
+from vna.dimse.service import answers_itself, as_the_server_of, child_environment
+from vna.dimse.status import (
+    EVERY_SECONDS,
+    ScpStatus,
+    clear_statuses,
+    read_statuses,
+    remove_status,
+    together,
+    write_status,
+)
+from vna.errors import PortInUse
+from vna.platform import can_share_sockets, has_service_manager, tell_service_manager, watchdog_seconds
 from vna.settings import Settings
-from vna.site import WatchedSite
+from vna.spool import Spool
 
 _log = logging.getLogger(__name__)
 
@@ -24,38 +39,162 @@ GRACE_SECONDS = 20.0
 """How long an ending server lets senders finish what they are sending."""
 
 _INDEXER = [sys.executable, "-m", "vna.indexing", "--bound"]
-_SHORTEST_PAUSE, _LONGEST_PAUSE, _STEADY_SECONDS = 1.0, 60.0, 60.0
+_RECEIVER = [sys.executable, "-m", "dicom_scp", "--bound"]
+_BACKLOG = 512
+_END_SECONDS = 3.0
 
 
-def run_family(settings: Settings, *, index: bool = False, stop: threading.Event | None = None) -> int:
+def run_family(
+    settings: Settings,
+    *,
+    index: bool = False,
+    open_to_loopback: bool = False,
+    stop: threading.Event | None = None,
+) -> int:
     """Receive until SIGINT, SIGTERM or `stop`, then drain; returns the exit code 0.
 
-    Raises `PortInUse`, `SpoolUnusable`, or `SettingsError` if a server of this home runs already.
+    `open_to_loopback`: any calling AE title on this machine may store and retrieve. Raises `PortInUse`,
+    `SpoolUnusable`, or `SettingsError` if a server of this home runs already.
     """
-    quiet_library()
-    receiver = Receiver.from_settings(settings, WatchedSite(settings))
     with _until_told(stop or threading.Event()) as told:
+        family = _Family(settings, index=index, open_to_loopback=open_to_loopback)
         try:
             with as_the_server_of(settings) as announce:
-                receiver.start()
-                announce(receiver.aet, receiver.port)
-                _log.info("receiving as %s on %s:%s", receiver.aet, receiver.host, receiver.port)
-                with _kept_alive(_INDEXER) if index else contextlib.nullcontext():
-                    while not told.wait(3600):
-                        pass
-                    receiver.stop_listening()
+                clear_statuses(settings)
+                family.start()
+                announce()
+                where = f"receiving as {settings.scp_aet} on {settings.scp_bind}:{settings.scp_port}"
+                _log.info("%s", where)
+                tell_service_manager("READY=1", f"STATUS={where}")
+                family.mind(told)
+                tell_service_manager("STOPPING=1", "STATUS=finishing what is being received")
+                family.stop_listening()
         finally:
-            receiver.drain(GRACE_SECONDS)
+            family.end()
     _log.info("stopped")
     return 0
 
 
-def quiet_library() -> None:
-    """The library logs every PDU and identifier, patient data with it; we log what an operator needs."""
-    from pynetdicom import _config
+class _Family:
+    """The processes of one server."""
 
-    _config.LOG_HANDLER_LEVEL = "none"
-    logging.getLogger("pynetdicom").setLevel(logging.CRITICAL)
+    def __init__(self, settings: Settings, *, index: bool, open_to_loopback: bool) -> None:
+        self._settings = settings
+        self._indexer = self._child("indexer", _INDEXER) if index else None
+        self._sockets: list[socket.socket] = []
+        self._receivers: list[Child] = []
+        self._own: ReceivingProcess | None = None
+        self._open = open_to_loopback
+        self._started = time.time()
+        if settings.scp_processes == 1 or not can_share_sockets:
+            self._own = ReceivingProcess(
+                settings, open_to_loopback=open_to_loopback, indexer=self._indexer_state
+            )
+
+    def start(self) -> None:
+        """Listen, then let the children run. Raises `PortInUse` and `SpoolUnusable`."""
+        if self._own is not None:
+            if self._settings.scp_processes > 1:
+                _log.warning("this platform cannot share a port among processes; one process serves it")
+            self._own.start()
+        else:
+            Spool(self._settings.spool_path, self._settings.reserve_bytes).prepare()
+            self._start_receivers()
+        if self._indexer is not None:
+            self._indexer.start()
+
+    def mind(self, told: threading.Event) -> None:
+        """Return when told to stop; meanwhile tell the service manager how it is, if there is one."""
+        every = watchdog_seconds()
+        alive_at = 0.0
+        while not told.wait(EVERY_SECONDS):
+            if self._own is None:
+                with contextlib.suppress(OSError):
+                    write_status(self._settings, self._status())
+            if every and time.monotonic() - alive_at > every / 2 and answers_itself(self._settings):
+                alive_at = time.monotonic()
+                tell_service_manager("WATCHDOG=1")
+            if has_service_manager():
+                tell_service_manager(f"STATUS={_in_words(together(read_statuses(self._settings)))}")
+
+    def stop_listening(self) -> None:
+        """Take no new association, and have the children finish what they have in work."""
+        for child in self._children():
+            child.ask_to_stop()
+        if self._own is not None:
+            self._own.stop_listening()
+        for listening in self._sockets:
+            with contextlib.suppress(OSError):  # ends it for the children too where the platform can do that
+                listening.shutdown(socket.SHUT_RDWR)
+            listening.close()
+
+    def end(self) -> None:
+        """Return when all have ended, at the end of the grace period at the latest."""
+        self.stop_listening()
+        if self._own is not None:
+            self._own.drain(GRACE_SECONDS)
+        for child in self._children():
+            child.join()
+        remove_status(self._settings, os.getpid())
+
+    def _children(self) -> list[Child]:
+        return [*self._receivers, *([self._indexer] if self._indexer is not None else [])]
+
+    def _start_receivers(self) -> None:
+        settings = self._settings
+        options = ["--open"] if self._open else []
+        if not settings.scp_tls_only:
+            options += ["--socket", str(self._listen(settings.scp_port))]
+        if settings.scp_tls_port is not None:
+            options += ["--tls-socket", str(self._listen(settings.scp_tls_port))]
+        for number in range(settings.scp_processes):
+            receiver = self._child(f"receiver {number + 1}", [*_RECEIVER, *options])
+            receiver.descriptors = [listening.fileno() for listening in self._sockets]
+            receiver.shortest_pause, receiver.longest_pause = 0.2, 10.0
+            receiver.grace_seconds = GRACE_SECONDS + _END_SECONDS
+            self._receivers.append(receiver)
+            receiver.start()
+
+    def _listen(self, port: int) -> int:
+        host = self._settings.scp_bind
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        try:
+            listening = socket.create_server((host, port), family=family, backlog=_BACKLOG)
+        except OSError as error:
+            raise PortInUse(host, port) from error
+        self._sockets.append(listening)
+        return listening.fileno()
+
+    def _child(self, name: str, command: list[str]) -> Child:
+        settings = self._settings
+        return Child(
+            name,
+            command,
+            child_environment(settings),
+            on_end=lambda pid: remove_status(settings, pid),
+        )
+
+    def _indexer_state(self) -> str:
+        if self._indexer is None:
+            return ""
+        return "running" if self._indexer.is_running else "ended"
+
+    def _status(self) -> ScpStatus:
+        ended = [child.name for child in self._receivers if not child.is_running]
+        return ScpStatus(
+            pid=os.getpid(),
+            at=time.time(),
+            started=self._started,
+            indexer=self._indexer_state(),
+            problems=tuple(f"The process {name} ended and is being started again." for name in ended),
+        )
+
+
+def _in_words(now: ScpStatus) -> str:
+    return (
+        f"{now.associations} associations open, {now.instances} instances received, "
+        f"{sum(now.refused.values())} associations refused"
+    )
 
 
 @contextlib.contextmanager
@@ -72,43 +211,3 @@ def _until_told(stop: threading.Event) -> Generator[threading.Event]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-@contextlib.contextmanager
-def _kept_alive(command: list[str]) -> Generator[None]:
-    """A child that is started again when it ends, after pauses that grow as long as it does not stay up."""
-    stop = threading.Event()
-    keeper = threading.Thread(target=_keep_alive, args=(command, stop), name="indexer", daemon=True)
-    keeper.start()
-    try:
-        yield
-    finally:
-        stop.set()
-        keeper.join()
-
-
-def _keep_alive(command: list[str], stop: threading.Event) -> None:
-    pause = _SHORTEST_PAUSE
-    while not stop.is_set():
-        started = time.monotonic()
-        child = spawn_bound(command)
-        while child.poll() is None and not stop.wait(0.2):
-            pass
-        if stop.is_set():
-            _end(child)
-            return
-        if time.monotonic() - started > _STEADY_SECONDS:
-            pause = _SHORTEST_PAUSE
-        _log.error("the indexer ended with code %s; started again in %g s", child.returncode, pause)
-        stop.wait(pause)
-        pause = min(pause * 2, _LONGEST_PAUSE)
-
-
-def _end(child: "subprocess.Popen[bytes]") -> None:
-    if child.stdin is not None:
-        child.stdin.close()
-    try:
-        child.wait(GRACE_SECONDS)
-    except subprocess.TimeoutExpired:
-        child.kill()
-        child.wait()

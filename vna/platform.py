@@ -6,6 +6,7 @@ cache cannot be dropped per file; what a read-back then proves is said by `read_
 
 import contextlib
 import os
+import socket
 import subprocess
 import sys
 import threading
@@ -142,3 +143,29 @@ def end_with_parent(stop: "threading.Event | None" = None, grace_seconds: float 
         os._exit(0)
 
     threading.Thread(target=watch, name="end-with-parent", daemon=True).start()
+
+
+can_share_sockets: bool = not IS_WINDOWS
+"""Whether a child can inherit a listening socket, so that several processes serve one port."""
+
+
+def has_service_manager() -> bool:
+    """Whether systemd started us and wants to be told how we are."""
+    return bool(os.environ.get("NOTIFY_SOCKET")) and hasattr(socket, "AF_UNIX")
+
+
+def tell_service_manager(*facts: str) -> None:
+    """Tell systemd, where it started us with `Type=notify` ("READY=1", "STATUS=…", sd_notify(3)); else nothing."""
+    if not has_service_manager():
+        return
+    address = os.environ["NOTIFY_SOCKET"]
+    where = "\0" + address[1:] if address.startswith("@") else address
+    with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.sendto("\n".join(facts).encode(), where)
+
+
+def watchdog_seconds() -> float:
+    """How often systemd wants a sign of life (`WatchdogSec=`); 0 = never."""
+    ours = os.environ.get("WATCHDOG_PID") in {None, str(os.getpid())}
+    microseconds = os.environ.get("WATCHDOG_USEC", "")
+    return int(microseconds) / 1e6 if ours and microseconds.isdecimal() else 0.0

@@ -57,6 +57,9 @@ class Settings(BaseSettings):
     scp_tls_ca: Path | None = Field(
         None, description="Authorities whose certificates callers must show, PEM; needed for TLS."
     )
+    scp_processes: int = Field(
+        1, ge=1, le=64, description="Processes of our DICOM server behind its one port."
+    )
     log_level: str = Field("info", description="info or debug.")
 
     @classmethod

@@ -32,10 +32,12 @@ class Tls(BaseModel):
 
     model_config = ConfigDict(frozen=True)
 
-    ca_file: Path | None = Field(None, description="Certificates we trust; empty = the system's.")
-    cert_file: Path | None = Field(None, description="Our certificate, where the server asks for one.")
-    key_file: Path | None = Field(None, description="The key of our certificate.")
-    check_host: bool = Field(True, description="The server's certificate must name its host.")
+    ca_file: Path | None = Field(default=None, description="Certificates we trust; empty = the system's.")
+    cert_file: Path | None = Field(
+        default=None, description="Our certificate, where the server asks for one."
+    )
+    key_file: Path | None = Field(default=None, description="The key of our certificate.")
+    check_host: bool = Field(default=True, description="The server's certificate must name its host.")
 
 
 class RemoteServer(BaseModel):
@@ -48,29 +50,39 @@ class RemoteServer(BaseModel):
     host: str = Field(min_length=1)
     port: int = Field(ge=1, le=65535)
     retrieve: RetrieveMethod = RetrieveMethod.move
-    associations: int = Field(2, ge=1, le=64, description="Associations we may hold to it at once.")
-    pause_seconds: float = Field(0.0, ge=0, description="Pause between two requests on an association.")
+    associations: int = Field(default=2, ge=1, le=64, description="Associations we may hold to it at once.")
+    pause_seconds: float = Field(
+        default=0.0, ge=0, description="Pause between two requests on an association."
+    )
     recheck_share: float = Field(
-        0.0, ge=0, le=100, description="Percent of known studies pulled again in each run to find changes."
+        default=0.0,
+        ge=0,
+        le=100,
+        description="Percent of known studies pulled again in each run to find changes.",
     )
     tls: Tls | None = None
     calling_aets: tuple[str, ...] = Field(
-        (),
+        default=(),
         description="Further AE titles it calls us with, beside its own (many archives send with another).",
     )
     called_aets: tuple[str, ...] = Field(
-        (), description="AE titles of ours it may call; empty = any of them."
+        default=(), description="AE titles of ours it may call; empty = any of them."
     )
     addresses: tuple[str, ...] = Field(
-        (), description="Addresses or networks it may call from (192.0.2.7, 192.0.2.0/24); empty = any."
+        default=(),
+        description="Addresses or networks it may call from (192.0.2.7, 192.0.2.0/24); empty = any.",
     )
     tls_subject: str = Field(
-        "", description="Common name or whole subject its certificate must have; empty = any we trust."
+        default="",
+        description="Common name or whole subject its certificate must have; empty = any we trust.",
     )
-    may_store: bool = Field(True, description="It may send to us.")
-    may_retrieve: bool = Field(True, description="It may query, retrieve and ask for storage commitment.")
+    may_store: bool = Field(default=True, description="It may send to us.")
+    may_retrieve: bool = Field(
+        default=True, description="It may query, retrieve and ask for storage commitment."
+    )
     transfer_syntaxes: tuple[str, ...] = Field(
-        (), description="Transfer syntaxes accepted from it, the best first; empty = as for the server."
+        default=(),
+        description="Transfer syntaxes accepted from it, the best first; empty = as for the server.",
     )
 
     @field_validator("aet")

@@ -22,6 +22,7 @@ from arranging_receiver import Sender, all_received, dataset_of, p_data, pdv, st
 from vna.dimse.service import receiving, running_scp  # noqa: E402
 from vna.errors import PortInUse, SettingsError  # noqa: E402
 from vna.settings import Settings  # noqa: E402
+from vna.site import RemoteServer, Site, publish_site  # noqa: E402
 from vna.spool import Spool  # noqa: E402
 
 
@@ -31,6 +32,12 @@ def settings(tmp_path: Path) -> Settings:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     return Settings(home=tmp_path / "home", scp_port=port, scp_bind="127.0.0.1", reserve_bytes=0)
+
+
+def know_the_sender(settings: Settings) -> None:
+    """A backup's own server takes from registered servers only."""
+    sender = RemoteServer(name="sender", aet="SENDER", host="127.0.0.1", port=104)
+    publish_site(settings, Site(remotes={"sender": sender}))
 
 
 def environment(settings: Settings, **more: str) -> dict[str, str]:
@@ -52,7 +59,7 @@ def until(claim: object, seconds: float = 15) -> None:
 
 @contextlib.contextmanager
 def server(settings: Settings, *options: str, **more: str) -> Iterator["subprocess.Popen[bytes]"]:
-    command = [sys.executable, "-m", "dicom_scp", *options]
+    command = [sys.executable, "-m", "dicom_scp", "--open", *options]
     process = subprocess.Popen(
         command, cwd=ROOT, env=environment(settings, **more), stdin=subprocess.PIPE, stderr=subprocess.PIPE
     )
@@ -209,6 +216,7 @@ def test_receiving_by_c_get_starts_nothing(settings: Settings) -> None:
 
 
 def test_receiving_starts_a_server_and_ends_it(settings: Settings) -> None:
+    know_the_sender(settings)
     with receiving(settings, by_move=True):
         assert running_scp(settings) is not None
         sender = Sender(settings.scp_port)
@@ -239,6 +247,7 @@ def test_a_server_that_runs_on_another_port_than_the_settings_say_is_not_used(se
 
 
 def test_receiving_goes_on_when_the_server_it_used_goes_away(settings: Settings) -> None:
+    know_the_sender(settings)
     with server(settings) as process, receiving(settings, by_move=True):
         process.kill()
         process.wait()

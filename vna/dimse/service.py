@@ -18,10 +18,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import vna
+from vna.dimse.echoing import EchoAnswer, echo
+from vna.dimse.node import OurNode
 from vna.durable import write_durably
-from vna.errors import BackupError, PortInUse, ReceiverFailed, SettingsError
+from vna.errors import AssociationRejected, BackupError, PortInUse, ReceiverFailed, SettingsError
 from vna.platform import is_locked, spawn_bound, take_lock
 from vna.settings import Settings
+from vna.site import RemoteServer, Tls
 
 _log = logging.getLogger(__name__)
 
@@ -29,6 +32,7 @@ START_SECONDS = 20.0
 STOP_SECONDS = 30.0
 WATCH_SECONDS = 0.5
 LONGEST_PAUSE = 30.0
+_ECHO_SECONDS = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +42,8 @@ class RunningScp:
     aet: str
     port: int
     pid: int
+    tls_port: int | None = None
+    plain: bool = True
 
 
 def running_scp(settings: Settings) -> RunningScp | None:
@@ -46,16 +52,23 @@ def running_scp(settings: Settings) -> RunningScp | None:
         return None
     try:
         values = json.loads(_facts_path(settings).read_bytes())
-        return RunningScp(str(values["aet"]), int(values["port"]), int(values["pid"]))
-    except (OSError, ValueError, KeyError, TypeError):  # locked, and not yet listening
+        tls_port = values.get("tls_port")
+        return RunningScp(
+            str(values["aet"]),
+            int(values["port"]),
+            int(values["pid"]),
+            None if tls_port is None else int(tls_port),
+            plain=bool(values.get("plain", True)),
+        )
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):  # locked, and not yet listening
         return None
 
 
 @contextlib.contextmanager
-def as_the_server_of(settings: Settings) -> Generator[Callable[[str, int], None]]:
+def as_the_server_of(settings: Settings) -> Generator[Callable[[], None]]:
     """Be the server of this home for the block; raises `SettingsError` if another process is.
 
-    Entered before listening and left after; call what it yields with AE title and port once listening.
+    Entered before listening and left after; call what it yields once listening as the settings say.
     """
     settings.home.mkdir(parents=True, exist_ok=True)
     lock = take_lock(_lock_path(settings))
@@ -63,8 +76,15 @@ def as_the_server_of(settings: Settings) -> Generator[Callable[[str, int], None]
         raise SettingsError(f"A DICOM server is already running for {settings.home}.")
     facts = _facts_path(settings)
 
-    def announce(aet: str, port: int) -> None:
-        write_durably(facts, json.dumps(asdict(RunningScp(aet, port, os.getpid()))).encode())
+    def announce() -> None:
+        listens = RunningScp(
+            settings.scp_aet,
+            settings.scp_port,
+            os.getpid(),
+            settings.scp_tls_port,
+            plain=not settings.scp_tls_only,
+        )
+        write_durably(facts, json.dumps(asdict(listens)).encode())
 
     with lock:
         facts.unlink(missing_ok=True)  # a killed server's
@@ -72,6 +92,40 @@ def as_the_server_of(settings: Settings) -> Generator[Callable[[str, int], None]
             yield announce
         finally:
             facts.unlink(missing_ok=True)
+
+
+def echo_ourselves(settings: Settings) -> EchoAnswer:
+    """C-ECHO to the server of this home from this machine; raises the `PeerError` that says what is in the way."""
+    ours = running_scp(settings)
+    if ours is None:
+        raise ReceiverFailed(f"no DICOM server of {settings.home} is running")
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(settings.scp_bind, settings.scp_bind)  # noqa: S104
+    port, tls = ours.port, None
+    if not ours.plain and ours.tls_port is not None:
+        port = ours.tls_port
+        tls = Tls(
+            ca_file=settings.scp_tls_ca,
+            cert_file=settings.scp_tls_cert,
+            key_file=settings.scp_tls_key,
+            check_host=False,
+        )
+    remote = RemoteServer(name="our DICOM server", aet=ours.aet, host=host, port=port, tls=tls)
+    node = OurNode(
+        ours.aet, connect_timeout=_ECHO_SECONDS, acse_timeout=_ECHO_SECONDS, dimse_timeout=_ECHO_SECONDS
+    )
+    return echo(remote, node)
+
+
+def answers_itself(settings: Settings) -> bool:
+    """Whether the server of this home answers at all; one that is full and says so does."""
+    try:
+        echo_ourselves(settings)
+    except AssociationRejected:
+        return True
+    except BackupError as error:
+        _log.error("%s", error)
+        return False
+    return True
 
 
 @contextlib.contextmanager
@@ -120,7 +174,8 @@ class _Keeper:
         if (running.aet, running.port) != wanted:
             raise SettingsError(
                 f"The DICOM server of {self._settings.home} runs as {running.aet} on port {running.port}, but the "
-                f"settings say {wanted[0]} on port {wanted[1]}; start it again."
+                f"settings say {wanted[0]} on port {wanted[1]}; start it again, or set BACKUPDR_SCP_AET and "
+                f"BACKUPDR_SCP_PORT to what it has."
             )
 
     def watch(self, stop: threading.Event) -> None:
@@ -167,7 +222,7 @@ class _Keeper:
         with self._log_path.open("ab") as log:
             self._child = spawn_bound(
                 [sys.executable, "-m", "dicom_scp", "--bound"],
-                env=_environment(self._settings),
+                env=child_environment(self._settings),
                 stdout=log,
                 stderr=log,
             )
@@ -194,8 +249,10 @@ def _refuse_a_strangers_port(settings: Settings) -> None:
                 raise PortInUse(settings.scp_bind, settings.scp_port) from error
 
 
-def _environment(settings: Settings) -> dict[str, str]:
-    """The child reads the very settings we have, wherever ours came from, and finds the same program."""
+def child_environment(settings: Settings) -> dict[str, str]:
+    """The environment of a child of ours: it reads the very settings we have, wherever they came from, and finds the
+    same program.
+    """
     ours = {
         f"BACKUPDR_{name.upper()}": str(value)
         for name, value in settings.model_dump().items()

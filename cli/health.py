@@ -1,0 +1,190 @@
+"""How the DICOM server of this home is, in words and as one object: `backupdr scp --health`, and `backupdr check`."""
+
+import datetime
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from cli.console import HEALTH_NOTHING, say, show
+from vna.dimse.service import RunningScp, echo_ourselves, running_scp
+from vna.dimse.status import ScpStatus, read_statuses, together
+from vna.errors import BackupError
+from vna.platform import free_bytes
+from vna.settings import Settings
+from vna.spool import Spool, Waiting
+
+_LONG_SECONDS = 3600.0
+_MANY_REFUSALS = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """`wrong` = something must be done; else the sentence only tells."""
+
+    wrong: bool
+    sentence: str
+
+
+@dataclass(slots=True)
+class Health:
+    """`facts` has the keys of `HEALTH_NOTHING`."""
+
+    sentence: str
+    receives: bool
+    facts: dict[str, object] = field(default_factory=dict)
+    findings: list[Finding] = field(default_factory=list)
+
+    def fails(self, sentence: str) -> None:
+        """It runs, and what is sent to it is not taken."""
+        self.receives = False
+        self.findings.append(Finding(True, sentence))
+
+
+def tell(settings: Settings, *, as_json: bool) -> bool:
+    """Say how the server is, and return whether it receives."""
+    health = look(settings)
+    say(health.sentence, as_json=as_json)
+    for finding in health.findings:
+        say(finding.sentence, as_json=as_json)
+    if as_json:
+        problems = [] if health.receives else [health.sentence]
+        problems += [finding.sentence for finding in health.findings if finding.wrong]
+        own = {"receiving": health.receives, "sentence": health.sentence}
+        show({**HEALTH_NOTHING, **health.facts, **own, "problems": list(dict.fromkeys(problems))})
+    return health.receives
+
+
+def look(settings: Settings) -> Health:
+    """The server as it answers now, and what waits in its spool."""
+    ours = running_scp(settings)
+    if ours is None:
+        health = Health(f"No DICOM server of {settings.home} is running.", receives=False)
+        status = ScpStatus()
+    else:
+        health = _answering(settings, ours)
+        status = together(read_statuses(settings))
+        names = set(HEALTH_NOTHING) & set(ScpStatus.model_fields) - {"pid"}
+        health.facts |= status.model_dump(mode="json", include=names)
+        health.findings += [*of_traffic(status), *of_refusals(status)]
+    try:
+        _look_at_spool(settings, status, health)
+    except BackupError as error:
+        health.fails(str(error))
+    if ours is not None and not health.receives and health.sentence == _receives(ours):
+        health.sentence = (
+            f"The DICOM server runs as {ours.aet} on {_ports(ours)}, and refuses what is sent to it."
+        )
+    return health
+
+
+def _answering(settings: Settings, ours: RunningScp) -> Health:
+    facts: dict[str, object] = {
+        "aet": ours.aet,
+        "port": ours.port if ours.plain else None,
+        "tls_port": ours.tls_port,
+        "pid": ours.pid,
+    }
+    try:
+        answer = echo_ourselves(settings)
+    except BackupError as error:
+        sentence = f"The DICOM server runs as {ours.aet} on {_ports(ours)}, and does not answer."
+        return Health(sentence, receives=False, facts=facts, findings=[Finding(True, str(error))])
+    return Health(_receives(ours), receives=True, facts=facts | {"seconds": answer.seconds})
+
+
+def _receives(ours: RunningScp) -> str:
+    return f"The DICOM server receives as {ours.aet} on {_ports(ours)}."
+
+
+def _ports(ours: RunningScp) -> str:
+    plain = [f"port {ours.port}"] if ours.plain else []
+    tls = [f"port {ours.tls_port} by TLS"] if ours.tls_port is not None else []
+    return " and ".join([*plain, *tls])
+
+
+def _look_at_spool(settings: Settings, status: ScpStatus, health: Health) -> None:
+    spool = Spool(settings.spool_path, settings.reserve_bytes)
+    if not settings.spool_path.exists():  # before the first start
+        return
+    waiting, aside = spool.waiting(), len(spool.aside())
+    free, _ = free_bytes(settings.spool_path)
+    health.facts |= {
+        "backlog": waiting.files,
+        "backlog_since": waiting.oldest,
+        "aside": aside,
+        "free_bytes": free,
+        "reserve_bytes": spool.reserve,
+    }
+    health.findings += [*of_waiting(waiting), *of_indexer(status, waiting), *of_aside(settings, aside)]
+    spool.check_space()
+
+
+def of_traffic(status: ScpStatus) -> Iterator[Finding]:
+    """What it does, and what it says is wrong."""
+    if status.processes:
+        several = f" in {status.processes} processes" if status.processes > 1 else ""
+        yield Finding(
+            False,
+            f"{_counted(status.associations, 'association')} open{several}; "
+            f"{_counted(status.instances, 'instance')} ({status.bytes / 1e6:.1f} MB) received since its start.",
+        )
+    for code, count in status.refused_instances.items():
+        yield Finding(
+            False, f"{_counted(count, 'instance')} refused with status {code}; the senders were told so."
+        )
+    for problem in status.problems:
+        yield Finding(True, problem)
+
+
+def of_refusals(status: ScpStatus) -> Iterator[Finding]:
+    """Who was refused, and why."""
+    if not status.refused:
+        return
+    by_reason = ", ".join(f"{count} × {reason}" for reason, count in sorted(status.refused.items()))
+    yield Finding(
+        False,
+        f"{_counted(sum(status.refused.values()), 'association')} refused since its start: {by_reason}.",
+    )
+    for refusal in status.last_refusals[-_MANY_REFUSALS:]:
+        why = refusal.sentence or refusal.reason
+        yield Finding(
+            False,
+            f"Refused at {_at(refusal.at)}: {refusal.calling_aet!r} at {refusal.address} calling "
+            f"{refusal.called_aet!r}: {why.rstrip('.')}.",
+        )
+
+
+def of_waiting(waiting: Waiting) -> Iterator[Finding]:
+    """What is long in the spool has no place to go to, or no indexer; what is young is on its way."""
+    for error in waiting.unreadable:
+        yield Finding(True, str(error))
+    if waiting.oldest is None:
+        return
+    files = "1 received file waits" if waiting.files == 1 else f"{waiting.files} received files wait"
+    yield Finding(
+        time.time() - waiting.oldest > _LONG_SECONDS,
+        f"{files} in the spool to be placed, the oldest since {_at(waiting.oldest)}.",
+    )
+
+
+def of_indexer(status: ScpStatus, waiting: Waiting) -> Iterator[Finding]:
+    """Whether anybody places what waits."""
+    if status.indexer == "ended":
+        yield Finding(True, "The indexer beside the DICOM server ended and is being started again.")
+    elif status.processes and not status.indexer and waiting.files:
+        yield Finding(False, "This server runs without an indexer; `backupdr scp --index` has one beside it.")
+
+
+def of_aside(settings: Settings, aside: int) -> Iterator[Finding]:
+    """What was acknowledged and cannot be placed."""
+    if aside:
+        files = "1 received file" if aside == 1 else f"{aside} received files"
+        yield Finding(True, f"{files} could not be identified; they are in {settings.spool_path / 'aside'}.")
+
+
+def _counted(count: int, what: str) -> str:
+    return f"{count} {what}" if count == 1 else f"{count} {what}s"
+
+
+def _at(seconds: float) -> str:
+    return f"{datetime.datetime.fromtimestamp(seconds).astimezone():%Y-%m-%d %H:%M}"

@@ -1,0 +1,129 @@
+"""What each process of our DICOM server says of itself, for whoever wants to know how it is.
+
+Every process writes `scp/<pid>.json` in the home folder every few seconds and removes it at its end. Nothing depends
+on it, so it is not made durable: after a power cut there is none, and none is needed.
+"""
+
+import contextlib
+import time
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from vna.durable import make_folder
+from vna.settings import Settings
+
+EVERY_SECONDS = 2.0
+STALE_SECONDS = 15.0
+"""What is older was left by a process that was killed, or that hangs."""
+
+MOST_REFUSALS = 20
+
+
+class RefusedAssociation(BaseModel):
+    """An association that was refused; `at` in seconds since 1970, `reason` in words."""
+
+    model_config = ConfigDict(frozen=True)
+
+    at: float
+    calling_aet: str
+    called_aet: str
+    address: str
+    reason: str
+    sentence: str = ""
+
+
+class ScpStatus(BaseModel):
+    """One process of our DICOM server, or all of them together. Counts are since its start.
+
+    `refused` counts associations by reason, `refused_instances` C-STORE requests by status ("0xA700"). `indexer` is
+    empty where this server has none beside it, else "running" or "ended".
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    pid: int = 0
+    at: float = 0.0
+    started: float = 0.0
+    processes: int = 0
+    """How many of them take associations."""
+    associations: int = 0
+    accepted: int = 0
+    refused: Mapping[str, int] = {}
+    last_refusals: tuple[RefusedAssociation, ...] = ()
+    instances: int = 0
+    bytes: int = 0
+    refused_instances: Mapping[str, int] = {}
+    indexer: str = ""
+    problems: tuple[str, ...] = ()
+
+
+def status_folder(settings: Settings) -> Path:
+    """Where the processes of this home write."""
+    return settings.home / "scp"
+
+
+def write_status(settings: Settings, status: ScpStatus) -> None:
+    """Replace what this process said before. Raises `OSError`."""
+    folder = status_folder(settings)
+    make_folder(folder)
+    path = folder / f"{status.pid}.json"
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text(status.model_dump_json(), encoding="utf-8")
+    temporary.replace(path)
+
+
+def remove_status(settings: Settings, pid: int) -> None:
+    """The process has ended; nothing there is fine."""
+    with contextlib.suppress(OSError):
+        (status_folder(settings) / f"{pid}.json").unlink(missing_ok=True)
+
+
+def clear_statuses(settings: Settings) -> None:
+    """Remove what killed processes left; for the one that is the server of this home, before it starts others."""
+    with contextlib.suppress(OSError):
+        for path in status_folder(settings).iterdir():
+            path.unlink(missing_ok=True)
+
+
+def read_statuses(settings: Settings) -> list[ScpStatus]:
+    """What the living processes of this home's server said last."""
+    found: list[ScpStatus] = []
+    now = time.time()
+    try:
+        paths = sorted(status_folder(settings).glob("*.json"))
+    except OSError:
+        return found
+    for path in paths:
+        with contextlib.suppress(OSError, ValidationError):  # gone meanwhile
+            status = ScpStatus.model_validate_json(path.read_bytes())
+            if abs(now - status.at) < STALE_SECONDS:
+                found.append(status)
+    return found
+
+
+def together(statuses: Iterable[ScpStatus]) -> ScpStatus:
+    """Several processes as one."""
+    known = list(statuses)
+    refused: Counter[str] = Counter()
+    refused_instances: Counter[str] = Counter()
+    for status in known:
+        refused.update(status.refused)
+        refused_instances.update(status.refused_instances)
+    refusals = sorted((each for status in known for each in status.last_refusals), key=lambda each: each.at)
+    return ScpStatus(
+        at=max((status.at for status in known), default=0.0),
+        started=min((status.started for status in known), default=0.0),
+        processes=sum(status.processes for status in known),
+        associations=sum(status.associations for status in known),
+        accepted=sum(status.accepted for status in known),
+        refused=dict(refused),
+        last_refusals=tuple(refusals[-MOST_REFUSALS:]),
+        instances=sum(status.instances for status in known),
+        bytes=sum(status.bytes for status in known),
+        refused_instances=dict(refused_instances),
+        indexer=next((status.indexer for status in known if status.indexer), ""),
+        problems=tuple(dict.fromkeys(problem for status in known for problem in status.problems)),
+    )
