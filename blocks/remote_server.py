@@ -1,4 +1,4 @@
-"""The block "Remote server": one DICOM server we back up, and how to talk to it."""
+"""The block "Remote server": a DICOM server we back up or that calls us, how to talk to it, and what it may do."""
 
 from pathlib import Path
 from typing import Literal
@@ -11,11 +11,13 @@ from vna.settings import check_aet
 
 
 class RemoteServer(Block):
-    """A DICOM server to back up: a PACS, an archive or a workstation."""
+    """A DICOM server we back up or that sends to us: a PACS, an archive, a workstation or a modality."""
 
     _block_type_name = "Remote server"
     _block_type_slug = "remote-server"
-    _description = "A DICOM server to back up: a PACS, an archive or a workstation."
+    _description = (
+        "A DICOM server we back up or that sends to us: a PACS, an archive, a workstation, a modality."
+    )
 
     aet: str = Field(
         title="AE title",
@@ -79,10 +81,61 @@ class RemoteServer(Block):
         True, title="Check the host name", description="The server's certificate must name its host."
     )
 
+    calling_aets: list[str] = Field(
+        default=[],
+        title="Further calling AE titles",
+        description="AE titles it calls us with, beside its own; many archives send with another one.",
+        examples=[["MAINPACS_SEND"]],
+    )
+    called_aets: list[str] = Field(
+        default=[],
+        title="AE titles it may call",
+        description="Those of our AE titles that it may call; none given = any of them.",
+    )
+    addresses: list[str] = Field(
+        default=[],
+        title="Addresses it may call from",
+        description="IP addresses or networks; none given = any address.",
+        examples=[["192.0.2.10", "192.0.2.0/24"]],
+    )
+    tls_subject: str = Field(
+        default="",
+        title="Subject of its certificate",
+        description="Common name or whole subject; if given, it must call by TLS. Empty = any we trust.",
+        examples=["pacs.hospital.local", "CN=pacs, O=Hospital"],
+    )
+    may_store: bool = Field(default=True, title="May send", description="It may send images to us.")
+    may_retrieve: bool = Field(
+        default=True,
+        title="May query and retrieve",
+        description="It may query, retrieve what we hold, and ask for storage commitment.",
+    )
+    transfer_syntaxes: list[str] = Field(
+        default=[],
+        title="Accepted transfer syntaxes",
+        description="UIDs of those accepted from it, the best first; none given = as for our DICOM server.",
+        examples=[["1.2.840.10008.1.2.4.70", "1.2.840.10008.1.2.1"]],
+    )
+
     @field_validator("aet")
     @classmethod
     def _aet(cls, value: str) -> str:
         return check_aet(value)
+
+    @field_validator("calling_aets", "called_aets")
+    @classmethod
+    def _aets(cls, values: list[str]) -> list[str]:
+        return [check_aet(value) for value in values]
+
+    @field_validator("addresses")
+    @classmethod
+    def _addresses(cls, values: list[str]) -> list[str]:
+        return [site.check_network(value) for value in values]
+
+    @field_validator("transfer_syntaxes")
+    @classmethod
+    def _syntaxes(cls, values: list[str]) -> list[str]:
+        return [site.check_uid(value) for value in values]
 
     @field_validator("host")
     @classmethod
@@ -120,6 +173,13 @@ class RemoteServer(Block):
             pause_seconds=self.pause_seconds,
             recheck_share=self.recheck_share,
             tls=tls,
+            calling_aets=tuple(self.calling_aets),
+            called_aets=tuple(self.called_aets),
+            addresses=tuple(self.addresses),
+            tls_subject=self.tls_subject.strip(),
+            may_store=self.may_store,
+            may_retrieve=self.may_retrieve,
+            transfer_syntaxes=tuple(self.transfer_syntaxes),
         )
 
 

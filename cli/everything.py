@@ -160,11 +160,12 @@ def up(port: int) -> int:
 
 def _prepare(settings: Settings, server: PrefectServer) -> None:
     from deployments.definitions import deploy
-    from deployments.site import publish
+    from deployments.site import offer_server, publish
     from deployments.stale import mark_crashed
 
     mark_crashed(settings.home, ours=0, workers=False)
     deploy(settings.home, server.api_url)
+    offer_server()
     for problem in publish(settings):
         warn(problem)
 

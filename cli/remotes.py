@@ -6,7 +6,9 @@ import typer
 
 from cli.options import AS_JSON, Retrieve
 
-app = typer.Typer(help="The remote DICOM servers (PACS) to back up.", no_args_is_help=True)
+app = typer.Typer(
+    help="The remote DICOM servers (PACS) to back up, and whoever may call us.", no_args_is_help=True
+)
 
 
 @app.command()
@@ -31,6 +33,33 @@ def add(
     cert_file: Annotated[str, typer.Option(help="Our certificate (PEM file), if it asks for one.")] = "",
     key_file: Annotated[str, typer.Option(help="The key of our certificate (PEM file).")] = "",
     check_host: Annotated[bool, typer.Option(help="The server's certificate must name its host.")] = True,
+    calling_aet: Annotated[
+        list[str] | None,
+        typer.Option(help="A further AE title it calls us with; may be given several times."),
+    ] = None,
+    called_aet: Annotated[
+        list[str] | None,
+        typer.Option(help="An AE title of ours it may call (several times); else any of ours."),
+    ] = None,
+    address: Annotated[
+        list[str] | None,
+        typer.Option(help="An address or network it may call from (several times); else any."),
+    ] = None,
+    tls_subject: Annotated[
+        str, typer.Option(help="It must call by TLS, with a certificate of this common name or subject.")
+    ] = "",
+    may_store: Annotated[bool, typer.Option("--store/--no-store", help="It may send to us.")] = True,
+    may_retrieve: Annotated[
+        bool,
+        typer.Option(
+            "--may-retrieve/--no-retrieve",
+            help="It may query, retrieve and ask for storage commitment.",
+        ),
+    ] = True,
+    transfer_syntax: Annotated[
+        list[str] | None,
+        typer.Option(help="UID of a transfer syntax accepted from it, best first (several times); else all."),
+    ] = None,
     as_json: AS_JSON = False,
 ) -> None:
     """Add a remote server, or change the one of this name."""
@@ -51,6 +80,13 @@ def add(
             "cert_file": cert_file,
             "key_file": key_file,
             "check_host": check_host,
+            "calling_aets": calling_aet or [],
+            "called_aets": called_aet or [],
+            "addresses": address or [],
+            "tls_subject": tls_subject,
+            "may_store": may_store,
+            "may_retrieve": may_retrieve,
+            "transfer_syntaxes": transfer_syntax or [],
         },
         as_json=as_json,
     )

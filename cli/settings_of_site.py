@@ -9,8 +9,8 @@ from cli.console import say, show, warn
 from cli.unit_folders import check_folder
 from deployments.names import document_name
 from vna.errors import NameUnknown, SettingsError
-from vna.settings import Settings, load_settings, validation_sentence
-from vna.site import RemoteServer, RetrieveMethod, UnitDefinition, load_site
+from vna.settings import load_settings, validation_sentence
+from vna.site import RemoteServer, RetrieveMethod, UnitDefinition, load_site, unsolicited_unit
 
 
 def known_name(kind: str, typed: str, known: Iterable[str]) -> str:
@@ -135,15 +135,13 @@ def add_unit(typed: str, path: Path, *, as_json: bool) -> None:
 def list_units(*, as_json: bool) -> None:
     """One line for each storage unit."""
     settings = load_settings()
-    units = load_site(settings).units
+    site = load_site(settings)
+    units, unasked = site.units, unsolicited_unit(settings, site)
     for unit in units.values():
-        say(f"{unit.name}: {unit.path}{_default_text(settings, unit)}", as_json=as_json)
+        told = " (for what arrives unasked)" if unit.name == unasked else ""
+        say(f"{unit.name}: {unit.path}{told}", as_json=as_json)
     if as_json:
         show({"units": [unit.model_dump(mode="json") for unit in units.values()], "problems": []})
-
-
-def _default_text(settings: Settings, unit: UnitDefinition) -> str:
-    return " (for what arrives unasked)" if unit.name == settings.default_unit else ""
 
 
 def _remote_text(remote: RemoteServer) -> str:
@@ -152,7 +150,22 @@ def _remote_text(remote: RemoteServer) -> str:
         RetrieveMethod.get: "is read on our connection (C-GET)",
     }
     secure = ", TLS" if remote.tls else ""
-    return f"{remote.aet} at {remote.host}:{remote.port}, {how[remote.retrieve]}{secure}"
+    return (
+        f"{remote.aet} at {remote.host}:{remote.port}, {how[remote.retrieve]}{secure}{_rights_text(remote)}"
+    )
+
+
+def _rights_text(remote: RemoteServer) -> str:
+    """What it may do with us, where that is not everything from anywhere."""
+    limits = [
+        *([f"also calls as {', '.join(remote.calling_aets)}"] if remote.calling_aets else []),
+        *([f"may call {', '.join(remote.called_aets)} only"] if remote.called_aets else []),
+        *([f"may call from {', '.join(remote.addresses)} only"] if remote.addresses else []),
+        *([f"must show a certificate of {remote.tls_subject}"] if remote.tls_subject else []),
+        *([] if remote.may_store else ["may not send to us"]),
+        *([] if remote.may_retrieve else ["may not query or retrieve"]),
+    ]
+    return "".join(f"; {limit}" for limit in limits)
 
 
 def _named(kind: str, typed: str, name: str) -> str:

@@ -10,7 +10,8 @@ from prefect.client.schemas.objects import BlockDocument
 from prefect.exceptions import ObjectNotFound, PrefectHTTPStatusError
 from pydantic import ValidationError
 
-from blocks import RemoteServer, StorageUnit
+from blocks import DicomServer, RemoteServer, StorageUnit
+from blocks.dicom_server import DOCUMENT_NAME
 from vna import site as site_values
 from vna.settings import Settings, validation_sentence
 from vna.site import Site, load_site, publish_site
@@ -35,6 +36,7 @@ def publish(settings: Settings) -> list[str]:
         site = Site(
             remotes=_usable(_documents(client, "remote-server"), _remote, before.remotes, problems),
             units=_usable(_documents(client, "storage-unit"), _unit, before.units, problems),
+            server=_server(client, before.server, problems),
         )
         if site != before or not settings.site_path.exists():
             publish_site(settings, site)
@@ -48,6 +50,39 @@ def _remote(document: BlockDocument) -> site_values.RemoteServer:
 
 def _unit(document: BlockDocument) -> site_values.UnitDefinition:
     return StorageUnit.model_validate(document.data).to_domain(document.name)
+
+
+def _server(
+    client: SyncPrefectClient, before: site_values.DicomServer, problems: list[str]
+) -> site_values.DicomServer:
+    """Our DICOM server as its one document says; one that cannot be used leaves the last good value in use."""
+    documents = list(_documents(client, "dicom-server"))
+    problems += [
+        f"The block {document.name} is of no effect: there is one DICOM server, named {DOCUMENT_NAME}."
+        for document in documents
+        if document.name != DOCUMENT_NAME
+    ]
+    known = {DOCUMENT_NAME: before}
+    ours = [document for document in documents if document.name == DOCUMENT_NAME]
+    return _usable(ours, _own_server, known, problems).get(DOCUMENT_NAME, site_values.DicomServer())
+
+
+def _own_server(document: BlockDocument) -> site_values.DicomServer:
+    return DicomServer.model_validate(document.data).to_domain()
+
+
+def offer_server() -> None:
+    """Make the block of our DICOM server, with everything as it is by default, so that people find it to edit."""
+    with get_client(sync_client=True) as client:
+        known = _documents(client, "dicom-server")
+        if any(document.name == DOCUMENT_NAME for document in known):
+            return
+    DicomServer().save(DOCUMENT_NAME)
+
+
+def save_server(server: DicomServer) -> None:
+    """Write the block of our DICOM server."""
+    server.save(DOCUMENT_NAME, overwrite=True)
 
 
 def save_remote(name: str, remote: RemoteServer) -> None:

@@ -219,6 +219,19 @@ def load_site(settings: Settings) -> Site:
     return site
 
 
+def unsolicited_unit(settings: Settings, site: Site) -> str:
+    """The name of the unit for what arrives without being expected.
+
+    It is the setting `default_unit`. Where that was left at its default and people have defined exactly one unit, it
+    is that one: whoever names one place means it.
+    """
+    if settings.default_unit != "default":
+        return settings.default_unit
+    implied = UnitDefinition(name="default", path=settings.default_unit_path)
+    defined = [name for name, unit in site.units.items() if unit != implied]
+    return defined[0] if len(defined) == 1 else settings.default_unit
+
+
 class WatchedSite:
     """The published site as it is now, for a service that stays running; used by any thread.
 

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
+from vna import site
 from vna.settings import validation_sentence
 from vna.site import RetrieveMethod
 
@@ -34,6 +35,52 @@ def test_tls_files_become_paths_and_empty_ones_stay_unset() -> None:
     assert value.tls.check_host
 
 
+def test_who_may_call_how_becomes_the_value_the_library_works_with() -> None:
+    value = remote(
+        calling_aets=["MAINPACS_SEND "],
+        called_aets=["OLDPACS"],
+        addresses=["192.0.2.7", "192.0.2.77/24"],
+        tls_subject=" pacs.example ",
+        may_store=False,
+        may_retrieve=False,
+        transfer_syntaxes=["1.2.840.10008.1.2.1"],
+    ).to_domain("main-pacs")
+    assert value.calling_aets == ("MAINPACS_SEND",)
+    assert value.called_aets == ("OLDPACS",)
+    assert value.addresses == ("192.0.2.7/32", "192.0.2.0/24")
+    assert value.tls_subject == "pacs.example"
+    assert (value.may_store, value.may_retrieve) == (False, False)
+    assert value.transfer_syntaxes == ("1.2.840.10008.1.2.1",)
+
+
+def test_the_block_of_our_server_has_the_fields_and_defaults_of_the_value_it_becomes() -> None:
+    from blocks import DicomServer
+
+    assert set(DicomServer.model_fields) == set(site.DicomServer.model_fields)
+    assert DicomServer().to_domain() == site.DicomServer()
+    changed = {
+        "other_aets": ["OLDPACS"],
+        "unknown_callers": "store",
+        "transfer_syntaxes": ["1.2.840.10008.1.2"],
+        "latency_seconds": 5,
+        "max_associations": 10,
+        "associations_per_address": 3,
+        "max_pdu": 16384,
+        "network_timeout": 30,
+        "log_level": "debug",
+    }
+    assert set(changed) == set(site.DicomServer.model_fields)
+    value = DicomServer.model_validate(changed).to_domain()
+    assert value == site.DicomServer.model_validate(changed)
+
+
+def test_every_field_of_a_remote_server_can_be_set_in_its_block() -> None:
+    from blocks import RemoteServer
+
+    of_the_name, of_the_block = {"name", "tls"}, {"tls", "ca_file", "cert_file", "key_file", "check_host"}
+    assert set(site.RemoteServer.model_fields) - of_the_name == set(RemoteServer.model_fields) - of_the_block
+
+
 @pytest.mark.parametrize(
     ("fields", "sentence"),
     [
@@ -44,6 +91,10 @@ def test_tls_files_become_paths_and_empty_ones_stay_unset() -> None:
         ({"retrieve": "push"}, "'move' or 'get'"),
         ({"ca_file": "/certs/ca.pem"}, "TLS is off"),
         ({"tls": True, "cert_file": "/certs/me.pem"}, "together or not at all"),
+        ({"calling_aets": ["GOOD", "SEVENTEEN_LETTERS"]}, "1 to 16 printable ASCII characters"),
+        ({"called_aets": [""]}, "1 to 16 printable ASCII characters"),
+        ({"addresses": ["192.0.2.300"]}, "an address is like 192.0.2.7, a network like 192.0.2.0/24"),
+        ({"transfer_syntaxes": ["jpeg"]}, "a transfer syntax is given by its UID"),
     ],
 )
 def test_what_cannot_be_right_is_refused_in_words(fields: dict[str, object], sentence: str) -> None:
@@ -62,9 +113,9 @@ def test_a_storage_unit_wants_a_whole_path_of_linux_or_windows() -> None:
 
 
 def test_every_field_that_people_see_has_a_title_and_a_description() -> None:
-    from blocks import RemoteServer, StorageUnit
+    from blocks import DicomServer, RemoteServer, StorageUnit
 
-    for block in (RemoteServer, StorageUnit):
+    for block in (DicomServer, RemoteServer, StorageUnit):
         for name, field in block.model_fields.items():
             assert field.title, f"{block.__name__}.{name}"
             assert field.description, f"{block.__name__}.{name}"
@@ -73,5 +124,5 @@ def test_every_field_that_people_see_has_a_title_and_a_description() -> None:
 
 def test_prefect_finds_the_blocks_by_our_entry_point() -> None:
     module = EntryPoint(name="backupdr", value="blocks", group="prefect.collections").load()
-    slugs = {module.RemoteServer.get_block_type_slug(), module.StorageUnit.get_block_type_slug()}
-    assert slugs == {"remote-server", "storage-unit"}
+    slugs = {getattr(module, name).get_block_type_slug() for name in module.__all__}
+    assert slugs == {"remote-server", "storage-unit", "dicom-server"}

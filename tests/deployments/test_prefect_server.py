@@ -19,6 +19,7 @@ from deployments.server import (
     wait_until_healthy,
     write_server_file,
 )
+from vna import site as values
 from vna.settings import load_settings
 from vna.site import load_site
 
@@ -148,6 +149,38 @@ def test_a_block_reaches_the_site_file_and_the_run_form(home: Path) -> None:
         properties = deployment.parameter_openapi_schema["properties"]
     assert properties["source"]["enum"] == ["main-pacs"]
     assert properties["unit"]["enum"] == ["default", "nas1"]
+
+
+@pytest.mark.usefixtures("server")
+def test_the_one_block_of_our_dicom_server_reaches_the_site_file_and_others_are_told(home: Path) -> None:
+    from prefect.client.orchestration import get_client
+    from prefect.client.schemas.actions import BlockDocumentUpdate
+
+    from blocks import DicomServer
+    from deployments import site
+
+    settings = load_settings(home=home)
+    site.offer_server()
+    site.offer_server()
+    with get_client(sync_client=True) as client:
+        document = client.read_block_document_by_name("dicom-server", "dicom-server")
+    assert site.publish(settings) == []
+    assert load_site(settings).server == values.DicomServer()
+    site.save_server(DicomServer(latency_seconds=5, other_aets=["OLDPACS"]))
+    site.offer_server()
+    DicomServer(latency_seconds=7).save("another")
+    (problem,) = site.publish(settings)
+    assert "another" in problem
+    assert load_site(settings).server.latency_seconds == 5
+    with get_client(sync_client=True) as client:
+        data = {**document.data, "latency_seconds": -1}
+        client.update_block_document(document.id, BlockDocumentUpdate(data=data, merge_existing_data=False))
+    assert any("last good value" in problem for problem in site.publish(settings))
+    assert load_site(settings).server.other_aets == ("OLDPACS",)
+    for name in ("another", "dicom-server"):
+        DicomServer.delete(name)
+    assert site.publish(settings) == []
+    assert load_site(settings).server == values.DicomServer()
 
 
 @pytest.mark.usefixtures("server")
