@@ -119,7 +119,8 @@ def test_the_current_version_is_the_one_the_unit_got_last_and_another_unit_has_i
     (copy,) = catalog.instances_of(STUDY, "two")["1.2.3.1.1"]
     assert copy.dataset_sha256 == "a" * 64
     assert catalog.instances_of(STUDY, "three") == {}
-    assert catalog.versions_of(STUDY, ["1.2.3.1.1"]) == {"1.2.3.1.1": {old.version_id, new.version_id}}
+    known = catalog.versions_of([(STUDY, "1.2.3.1.1"), ("1.2.9", "1.2.3.1.1")])
+    assert known == {(STUDY, "1.2.3.1.1"): {old.version_id, new.version_id}}
     catalog.record("one", "n", [stored(at="03")])  # the source went back to its first content
     (copy,) = catalog.instances_of(STUDY, "one")["1.2.3.1.1"]
     assert copy.dataset_sha256 == "a" * 64

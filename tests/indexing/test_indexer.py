@@ -421,7 +421,7 @@ def test_what_a_killed_indexer_placed_and_did_not_catalogue_is_known_again_study
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr(Catalog, "record", killed)
+        patched.setattr(Catalog, "record_many", killed)
         with Indexer(settings) as indexer:
             indexer.migrate()
             with pytest.raises(KeyboardInterrupt):
@@ -570,16 +570,16 @@ def test_a_folder_that_refuses_its_lock_is_an_error_of_those_who_wait_for_it(
 def test_what_nobody_thought_of_stops_one_study_only(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import vna.indexing.indexer
+    import vna.indexing.placer
 
-    place = vna.indexing.indexer.place_on_unit
+    place = vna.indexing.placer.place_on_unit
 
-    def fails_for_one(unit, catalog, files, runs, association) -> None:
-        if files[0].identity.study_instance_uid == study(1, 1)[0]["study"]:
+    def fails_for_one(unit, catalog, studies, association) -> None:
+        if study(1, 1)[0]["study"] in {each.study_instance_uid for each in studies}:
             raise ZeroDivisionError
-        place(unit, catalog, files, runs, association)
+        place(unit, catalog, studies, association)
 
-    monkeypatch.setattr(vna.indexing.indexer, "place_on_unit", fails_for_one)
+    monkeypatch.setattr(vna.indexing.placer, "place_on_unit", fails_for_one)
     receive(settings, *study(1, 1), *study(2, 3))
     with Indexer(settings) as indexer:
         indexer.migrate()

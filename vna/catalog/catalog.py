@@ -185,20 +185,20 @@ class Catalog:
             for sop, copies in held.items()
         }
 
-    def versions_of(
-        self, study_instance_uid: str, sop_instance_uids: Collection[str]
-    ) -> Mapping[str, set[str]]:
-        """SOP Instance UID → the versions of it that are known."""
-        known: defaultdict[str, set[str]] = defaultdict(set)
+    def versions_of(self, instances: Collection[tuple[str, str]]) -> Mapping[tuple[str, str], set[str]]:
+        """(Study, SOP Instance UID) → the versions of it that are known."""
+        wanted = set(instances)
+        known: defaultdict[tuple[str, str], set[str]] = defaultdict(set)
         with self.engine.connect() as connection:
-            for chunk in _chunks(sop_instance_uids):
+            for chunk in _chunks({sop for _, sop in wanted}):
                 rows = connection.execute(
-                    select(_VERSION.c.sop_instance_uid, _VERSION.c.version_id)
-                    .where(col(Version.study_instance_uid) == study_instance_uid)
-                    .where(col(Version.sop_instance_uid).in_(chunk))
+                    select(
+                        _VERSION.c.study_instance_uid, _VERSION.c.sop_instance_uid, _VERSION.c.version_id
+                    ).where(col(Version.sop_instance_uid).in_(chunk))
                 )
-                for sop, version in rows:
-                    known[sop].add(version)
+                for study, sop, version in rows:
+                    if (study, sop) in wanted:
+                        known[study, sop].add(version)
         return known
 
     def found_elsewhere(
@@ -224,13 +224,18 @@ class Catalog:
             ).scalar()
         return found or {}
 
-    def told_at(self, study_instance_uid: str) -> str:
-        """When anything was last told of a study (ISO 8601, UTC), empty if never."""
+    def told_at(self, study_instance_uids: Collection[str]) -> Mapping[str, str]:
+        """Study → when anything was last told of it (ISO 8601, UTC), without those never heard of."""
+        told: dict[str, str] = {}
         with self.engine.connect() as connection:
-            told = connection.execute(
-                select(_STUDY.c.told_at).where(col(Study.study_instance_uid) == study_instance_uid)
-            ).scalar()
-        return told or ""
+            for chunk in _chunks(study_instance_uids):
+                rows = connection.execute(
+                    select(_STUDY.c.study_instance_uid, _STUDY.c.told_at).where(
+                        col(Study.study_instance_uid).in_(chunk)
+                    )
+                )
+                told.update((study, at) for study, at in rows)
+        return told
 
     # -- what lies on a unit
 

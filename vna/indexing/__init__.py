@@ -6,8 +6,9 @@ anywhere, run twice, and in several processes; what cannot be placed now waits i
 """
 
 from vna.indexing.helping import help_indexing
-from vna.indexing.indexer import Indexer, Pass
+from vna.indexing.indexer import Indexer
 from vna.indexing.placement import replay_study
+from vna.indexing.placer import Pass
 from vna.indexing.reader import IdentityReader, Reading
 
 __all__ = ["IdentityReader", "Indexer", "Pass", "Reading", "help_indexing", "replay_study"]

@@ -9,32 +9,24 @@ import datetime
 import logging
 import threading
 import time
-from collections import defaultdict
-from collections.abc import Collection, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from collections.abc import Collection
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from vna.catalog import Catalog
 from vna.checkpoints import checkpoint
-from vna.errors import (
-    BackupError,
-    CatalogUnavailable,
-    PlacingFailed,
-    SourceDiffers,
-    SpoolUnusable,
-    where_it_happened,
-)
-from vna.identity import is_valid_uid, safe_name
-from vna.indexing.placement import IdentifiedFile, place_on_unit, replay_study
-from vna.indexing.reader import IdentityReader, Reading, shared_reader
+from vna.errors import BackupError, CatalogUnavailable, SpoolUnusable
+from vna.indexing.placement import replay_study
+from vna.indexing.placer import BATCH_FILES, Pass, Placer
+from vna.indexing.reader import IdentityReader, shared_reader
 from vna.platform import HeldLock
 from vna.settings import Settings
-from vna.site import Site, UnitDefinition, load_site
-from vna.spool import AssociationRecord, ReceivedFile, Spool, read_association
+from vna.site import Site, UnitDefinition, load_site, unsolicited_unit
+from vna.spool import Spool
 from vna.storage import StorageUnit, open_unit
 
-BATCH_FILES = 64
+_GATHER_SECONDS = 0.1
+"""Pause after a pass that found little: files that arrive together are placed together."""
 _IDLE_SECONDS = (0.05, 0.5)
 _RETRY_SECONDS = (1.0, 60.0)
 _REPLAY_MARGIN_SECONDS = 3600.0
@@ -42,15 +34,6 @@ _YOUNG_SECONDS = 10.0
 _SWEEP_SECONDS = 600.0
 
 _log = logging.getLogger(__name__)
-
-
-@dataclass
-class Pass:
-    """What one pass did: files placed and set aside, and an error for each study that has to wait."""
-
-    placed: int = 0
-    set_aside: int = 0
-    errors: list[BackupError] = field(default_factory=list[BackupError])
 
 
 class Indexer:
@@ -107,10 +90,13 @@ class Indexer:
                 self._tell(error)
                 pause = min(max(2 * pause, _RETRY_SECONDS[0]), _RETRY_SECONDS[1] / 4)
             else:
-                busy = done.placed or done.set_aside
-                pause = _IDLE_SECONDS[0] if busy else min(2 * pause, _IDLE_SECONDS[1])
-                if busy:
-                    continue
+                busy = done.placed + done.set_aside
+                if busy >= BATCH_FILES // 4:
+                    pause = 0.0
+                else:
+                    pause = (
+                        _GATHER_SECONDS if busy else min(max(2 * pause, _IDLE_SECONDS[0]), _IDLE_SECONDS[1])
+                    )
             stop.wait(pause)
 
     def migrate(self) -> None:
@@ -164,71 +150,85 @@ class Indexer:
         done = Pass()
         self._sweep_expectations()
         site = load_site(self._settings)
-        names = None if only is None else {safe_name(uid) for uid in only}
+        placer = self._placer(site)
+        seen: set[Path] = set()
         for folder in self._spool.folders():
+            if self._stop.is_set():
+                break
+            seen.add(folder)
             if patient and self._waits(folder):
                 continue
-            before = len(done.errors)
-            if self._look_into(folder, names, done):
-                self._work_on(folder, site, names, done)
+            before = done.failed
+            if self._look_into(folder, only, done) and not self._is_hopeless(folder, site, done):
+                self._work_on(folder, placer, only, done)
             if patient:
-                self._remember(folder, failed=len(done.errors) > before)
+                self._remember(folder, failed=done.failed > before)
+        for gone in [folder for folder in self._waiting if folder not in seen] if patient else ():
+            del self._waiting[gone]
         return done
 
-    def _look_into(self, folder: Path, names: set[str] | None, done: Pass) -> bool:
+    def _placer(self, site: Site) -> Placer:
+        default = unsolicited_unit(self._settings, site)
+        return Placer(
+            spool=self._spool,
+            catalog=self._catalog,
+            reader=self._reader,
+            ahead=self._ahead,
+            unit=lambda name: self._unit(site.unit(name)),
+            default_unit=default,
+            stop=self._stop,
+            tell=self._tell,
+        )
+
+    def _look_into(self, folder: Path, only: Collection[str] | None, done: Pass) -> bool:
         """Whether there is anything to do in a folder."""
         try:
-            return bool(self._received(folder, names)) or self._is_left_over(folder)
+            return self._spool.has_received(folder, only) or self._is_left_over(folder)
         except SpoolUnusable as error:
-            if names is None:
+            if only is None:
                 self._postpone(error, done)
             else:
                 self._tell(error)
             return False
 
-    def _work_on(self, folder: Path, site: Site, names: set[str] | None, done: Pass) -> None:
+    def _is_hopeless(self, folder: Path, site: Site, done: Pass) -> bool:
+        """A folder that failed before, while every unit is away: tens of thousands of files are not read again
+        and again for that.
+        """
+        if folder not in self._waiting:
+            return False
+        problem: BackupError | None = None
+        for definition in site.units.values():
+            try:
+                self._unit(definition).check()
+            except BackupError as error:
+                problem = problem or error
+            else:
+                return False
+        if problem is None or not self._spool.has_received(folder):
+            return False
+        self._postpone(problem, done)
+        return True
+
+    def _work_on(self, folder: Path, placer: Placer, only: Collection[str] | None, done: Pass) -> None:
         """Place what a folder holds, unless another indexer does; a folder that fails stops no other."""
         try:
             lock = self._spool.lock_for_indexing(folder)
             if lock is None:
                 return
             with lock:
-                self._index_folder(folder, site, names, done)
+                if self._spool.has_received(folder, only):
+                    placer.empty(folder, done)
                 self._sweep(folder, lock)
         except SpoolUnusable as error:
             self._postpone(error, done)
-
-    def _received(self, folder: Path, names: set[str] | None) -> list[ReceivedFile]:
-        files = self._spool.received(folder)
-        return files if names is None or any(file.sop_instance_uid in names for file in files) else []
-
-    def _index_folder(self, folder: Path, site: Site, names: set[str] | None, done: Pass) -> None:
-        files = self._received(folder, names)
-        association = _association(folder)
-        for batch, readings in self._read_ahead(files):
-            if self._stop.is_set():
-                return
-            for study in self._identify(batch, readings, association, done):
-                try:
-                    self._place(study, folder, association, site)
-                    done.placed += len(study)
-                except SourceDiffers as error:
-                    self._set_aside_damaged(study, association, error, done)
-                except CatalogUnavailable:
-                    raise
-                except BackupError as error:
-                    self._postpone(error, done)
-                except Exception as error:  # noqa: BLE001 - one study must not stop the others, whatever it is
-                    uid = safe_name(study[0].identity.study_instance_uid)
-                    _log.error("study %s cannot be placed\n%s", uid, where_it_happened(error))
-                    self._postpone(PlacingFailed(uid, type(error).__name__), done)
 
     def _is_left_over(self, folder: Path) -> bool:
         """Whether only its removal is missing: nothing complete in it, and nobody fills it.
 
         A folder without its record may be about to be locked, so it is left alone while it is young.
         """
-        if self._spool.received(folder):
+        if self._spool.has_received(folder):
             return False
         if self._spool.has_record(folder):
             return not self._spool.is_open(folder)
@@ -236,80 +236,8 @@ class Indexer:
         return age > _YOUNG_SECONDS
 
     def _postpone(self, error: BackupError, done: Pass) -> None:
-        done.errors.append(error)
+        done.postpone(error)
         self._tell(error)
-
-    def _read_ahead(self, files: list[ReceivedFile]) -> Iterator[tuple[list[ReceivedFile], list[Reading]]]:
-        """Batches with what was read of them; while one is being placed the child reads the next."""
-        batches = [files[start : start + BATCH_FILES] for start in range(0, len(files), BATCH_FILES)]
-        coming: Future[list[Reading]] | None = None
-        for number, batch in enumerate(batches):
-            readings = coming.result() if coming is not None else self._read(batch)
-            if number + 1 < len(batches):
-                coming = self._ahead.submit(self._read, batches[number + 1])
-            yield batch, readings
-
-    def _read(self, batch: list[ReceivedFile]) -> list[Reading]:
-        return self._reader.read([file.path for file in batch])
-
-    def _identify(
-        self,
-        batch: list[ReceivedFile],
-        readings: list[Reading],
-        association: AssociationRecord,
-        done: Pass,
-    ) -> list[list[IdentifiedFile]]:
-        """The files by study; what has no usable identity is set aside."""
-        studies: defaultdict[str, list[IdentifiedFile]] = defaultdict(list)
-        for file, reading in zip(batch, readings, strict=True):
-            if reading.retry:
-                if file.path.exists():  # else another indexer has placed it
-                    self._postpone(SpoolUnusable(str(file.path), reading.retry), done)
-                continue
-            reason = reading.unreadable or _wrong_name(file, reading)
-            if reason or reading.identity is None:
-                self._set_aside(file, association, reason, reading, done)
-                continue
-            studies[reading.identity.study_instance_uid].append(IdentifiedFile(file, reading.identity))
-        return list(studies.values())
-
-    def _place(
-        self, files: list[IdentifiedFile], folder: Path, association: AssociationRecord, site: Site
-    ) -> None:
-        """Onto every unit that expects the study, else the default one; then unlink. One unit that fails keeps
-        the files in the spool, and the others get theirs all the same.
-        """
-        study = files[0].identity.study_instance_uid
-        self._tell_invalid_uids(files)
-        failed: BackupError | None = None
-        for unit_name, runs in self._wanted_by(study, folder).items():
-            try:
-                unit = self._unit(site.unit(unit_name))
-                place_on_unit(unit, self._catalog, files, runs, association)
-            except (CatalogUnavailable, SourceDiffers):
-                raise
-            except BackupError as error:
-                failed = failed or error
-        if failed is not None:
-            raise failed
-        for file in files:
-            self._spool.remove_received(file.received)
-            checkpoint("place.unlinked")
-
-    def _tell_invalid_uids(self, files: list[IdentifiedFile]) -> None:
-        for file in files:
-            of = file.identity
-            for uid in (of.study_instance_uid, of.series_instance_uid, of.sop_instance_uid):
-                if not is_valid_uid(uid):
-                    study = safe_name(of.study_instance_uid)
-                    self._tell(f"study {study}: a UID in it is no UID; kept under the name {safe_name(uid)}.")
-
-    def _wanted_by(self, study_instance_uid: str, folder: Path) -> dict[str, set[str]]:
-        """Unit → the runs that expected the study there; the default unit and no run if nobody did."""
-        wanted: defaultdict[str, set[str]] = defaultdict(set)
-        for expectation in self._spool.expectations(study_instance_uid, folder):
-            wanted[expectation.unit].add(expectation.run)
-        return wanted or {self._settings.default_unit: {""}}
 
     def _unit(self, definition: UnitDefinition) -> StorageUnit:
         unit = self._units.get(definition)
@@ -317,46 +245,6 @@ class Indexer:
             unit = open_unit(definition, create=definition.name == self._settings.default_unit)
             self._units[definition] = unit
         return unit
-
-    # -- what cannot be placed
-
-    def _set_aside_damaged(
-        self,
-        study: list[IdentifiedFile],
-        association: AssociationRecord,
-        error: SourceDiffers,
-        done: Pass,
-    ) -> None:
-        """The disk of the spool damaged a file after it was received; the others of its batch come next pass."""
-        for file in study:
-            if str(file.received.path) == error.path:
-                reading = Reading(file.received.path, file.identity)
-                reason = "the disk damaged it after it was received"
-                self._set_aside(file.received, association, reason, reading, done)
-
-    def _set_aside(
-        self,
-        file: ReceivedFile,
-        association: AssociationRecord,
-        reason: str,
-        reading: Reading,
-        done: Pass,
-    ) -> None:
-        identity = reading.identity
-        try:
-            self._spool.set_aside(
-                file.path,
-                dataset_sha256=file.dataset_sha256,
-                sop_instance_uid=reading.command_sop_instance_uid or file.sop_instance_uid,
-                reason=reason,
-                association=association,
-                study_instance_uid=identity.study_instance_uid if identity else "",
-            )
-        except BackupError as error:
-            self._postpone(error, done)
-            return
-        done.set_aside += 1
-        _log.warning("instance %s set aside: %s", file.sop_instance_uid, reason)
 
     # -- folders that are done, and folders that wait
 
@@ -395,18 +283,3 @@ class Indexer:
                 self._told.clear()
             self._told.add(text)
             _log.warning("%s", text)
-
-
-def _wrong_name(file: ReceivedFile, reading: Reading) -> str:
-    """A name in the spool comes from the command; a file that was put there otherwise is not believed."""
-    if file.sop_instance_uid != safe_name(reading.command_sop_instance_uid):
-        return "its SOP Instance UID is not the one it was sent under"
-    return ""
-
-
-def _association(folder: Path) -> AssociationRecord:
-    """The record of a folder; what a damaged one does not tell stays empty, its images are placed all the same."""
-    try:
-        return read_association(folder)
-    except (OSError, ValueError):
-        return AssociationRecord(folder.name, "", "", "", "", "", "")

@@ -42,32 +42,65 @@ class IdentifiedFile:
         return NewFile(self.received.path, self.identity, self.received.dataset_sha256, self.received.size)
 
 
-def place_on_unit(
-    unit: StorageUnit,
-    catalog: Catalog,
-    files: Sequence[IdentifiedFile],
-    runs: Collection[str],
-    association: AssociationRecord,
-) -> None:
-    """Place files of one study on a unit, for these runs; what was done before a kill is not done again.
+@dataclass(frozen=True, slots=True)
+class WantedStudy:
+    """Received files of one study, and the runs that want them on a unit (an empty name: nobody asked)."""
 
-    On return every file is stored, read back, told by a manifest and catalogued. Raises what `StorageUnit.put`
-    raises, and `CatalogUnavailable`.
+    files: Sequence[IdentifiedFile]
+    runs: Collection[str]
+
+    @property
+    def study_instance_uid(self) -> str:
+        return self.files[0].identity.study_instance_uid
+
+
+def place_on_unit(
+    unit: StorageUnit, catalog: Catalog, studies: Sequence[WantedStudy], association: AssociationRecord
+) -> None:
+    """Place files of some studies on a unit; what was done before a kill is not done again.
+
+    On return every file is stored, read back, told by a manifest of its study and catalogued. The studies share
+    the waiting: for the disk, and for one transaction. Raises what `StorageUnit.put` raises, and
+    `CatalogUnavailable`; then any of them may be placed, and all may be tried again.
     """
-    study = files[0].identity.study_instance_uid
-    replay_study(unit, catalog, study_folder_of(study))
-    done = catalog.runs_that_received(association.ulid, unit.name, [file.version_id for file in files])
-    todo = [file for file in files if not set(runs) <= set(done.get(file.version_id, ()))]
+    for study in studies:
+        replay_study(unit, catalog, study_folder_of(study.study_instance_uid))
+    todo = _not_done(unit, catalog, studies, association)
     if not todo:
         return
-    placed = unit.put([file.as_new() for file in todo])
-    known = catalog.versions_of(study, {file.identity.sop_instance_uid for file in todo})
-    at = _after(catalog.told_at(study))
-    events = _events(at, zip_versions(todo, placed), runs, association, known)
-    manifest = unit.write_manifest(study_folder_of(study), events)
+    placed = unit.put([file.as_new() for study in todo for file in study.files])
+    known = catalog.versions_of(
+        {(study.study_instance_uid, file.identity.sop_instance_uid) for study in todo for file in study.files}
+    )
+    told = catalog.told_at({study.study_instance_uid for study in todo})
+    batches: list[tuple[str, list[Event]]] = []
+    places = iter(placed)
+    for study in todo:
+        uid = study.study_instance_uid
+        of_study = [(file.version_id, next(places)) for file in study.files]
+        events = _events(_after(told.get(uid, "")), of_study, study.runs, association, known)
+        batches.append((study_folder_of(uid), events))
+    manifests = unit.write_manifests(batches)
     checkpoint("place.manifest_synced")
-    catalog.record(unit.name, manifest, events)
+    catalog.record_many(
+        unit.name, [(path, events, "") for path, (_, events) in zip(manifests, batches, strict=True)]
+    )
     checkpoint("place.catalogued")
+
+
+def _not_done(
+    unit: StorageUnit, catalog: Catalog, studies: Sequence[WantedStudy], association: AssociationRecord
+) -> list[WantedStudy]:
+    versions = [file.version_id for study in studies for file in study.files]
+    done = catalog.runs_that_received(association.ulid, unit.name, versions)
+    left = [
+        WantedStudy(
+            [file for file in study.files if not set(study.runs) <= set(done.get(file.version_id, ()))],
+            study.runs,
+        )
+        for study in studies
+    ]
+    return [study for study in left if study.files]
 
 
 def replay_study(unit: StorageUnit, catalog: Catalog, study_folder: str) -> int:
@@ -87,13 +120,6 @@ def replay_study(unit: StorageUnit, catalog: Catalog, study_folder: str) -> int:
     return len(unknown)
 
 
-def zip_versions(
-    files: Sequence[IdentifiedFile], placed: Sequence[PlacedFile]
-) -> list[tuple[str, PlacedFile]]:
-    """Each placed file with its version."""
-    return [(file.version_id, place) for file, place in zip(files, placed, strict=True)]
-
-
 def _after(told: str) -> str:
     """Now, but never before what was told of the study already: a clock that was set back must not make an
     older content the current one.
@@ -110,12 +136,14 @@ def _events(
     placed: Sequence[tuple[str, PlacedFile]],
     runs: Collection[str],
     association: AssociationRecord,
-    known: Mapping[str, set[str]],
+    known: Mapping[tuple[str, str], set[str]],
 ) -> list[Event]:
     events: list[Event] = []
-    versions = {sop: set(ids) for sop, ids in known.items()}
+    versions: dict[str, set[str]] = {}
     for version, place in placed:
-        held = versions.setdefault(place.file.identity.sop_instance_uid, set())
+        of = place.file.identity
+        before = known.get((of.study_instance_uid, of.sop_instance_uid), ())
+        held = versions.setdefault(of.sop_instance_uid, set(before))
         is_new = bool(held) and version not in held
         held.add(version)
         events.append(_stored(at, version, place))

@@ -1,5 +1,6 @@
 """Received files by name: `<affected SOP Instance UID>.<dataset SHA-256>.dcm` in an association's folder."""
 
+import heapq
 import os
 import re
 from collections.abc import Iterator
@@ -50,6 +51,33 @@ def complete_files(folder: Path) -> Iterator[ReceivedFile]:
             except FileNotFoundError:  # placed and removed while we looked
                 continue
             yield ReceivedFile(Path(entry.path), found["sop"], found["sha"], size)
+
+
+def received_after(folder: Path, after: str, most: int) -> list[ReceivedFile]:
+    """At most so many complete files by name, all behind the name `after`. Raises `SpoolUnusable` naming the folder."""
+    with as_spool_error(folder):
+        names = heapq.nsmallest(most, (name for name in _names(folder) if name > after and _NAME.match(name)))
+        return [file for name in names if (file := _facts(folder / name)) is not None]
+
+
+def _facts(path: Path) -> ReceivedFile | None:
+    found = _NAME.match(path.name)
+    try:
+        size = path.stat(follow_symlinks=False).st_size
+    except FileNotFoundError:  # placed and removed while we looked
+        return None
+    return ReceivedFile(path, found["sop"], found["sha"], size) if found else None
+
+
+def _names(folder: Path) -> Iterator[str]:
+    """The names in a folder, as they come from the disk; none if it is gone."""
+    try:
+        entries = os.scandir(folder)
+    except FileNotFoundError:
+        return
+    with entries:
+        for entry in entries:
+            yield entry.name
 
 
 def complete_names(folder: Path) -> Iterator[str]:

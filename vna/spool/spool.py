@@ -33,7 +33,7 @@ from vna.spool.associations import (
     open_folder,
 )
 from vna.spool.expectations import Expectation, Expectations
-from vna.spool.received import ReceivedFile, complete_files, complete_names
+from vna.spool.received import ReceivedFile, complete_files, complete_names, received_after
 from vna.spool.refusals import as_spool_error
 from vna.spool.space import Reserve
 
@@ -170,6 +170,21 @@ class Spool:
     def received(self, folder: Path) -> list[ReceivedFile]:
         """The complete files of a folder by name; none if it is gone. Raises `SpoolUnusable` naming it."""
         return sorted(complete_files(folder), key=lambda file: file.path.name)
+
+    def page(self, folder: Path, after: str = "", most: int = 4096) -> list[ReceivedFile]:
+        """The first complete files by name behind the name `after`: a folder of any size in bounded memory.
+
+        None if it is gone. Raises `SpoolUnusable` naming it.
+        """
+        return received_after(folder, after, most)
+
+    def has_received(self, folder: Path, sop_instance_uids: Collection[str] | None = None) -> bool:
+        """Whether there is a complete file in a folder, of these SOP Instance UIDs if some are given.
+
+        Raises `SpoolUnusable` naming the folder.
+        """
+        wanted = None if sop_instance_uids is None else {safe_name(uid) for uid in sop_instance_uids}
+        return any(wanted is None or name in wanted for name in complete_names(folder))
 
     def pending(self, sop_instance_uids: Collection[str]) -> set[str]:
         """Which of these have a complete file that nobody has placed yet. Reads names only.

@@ -3,11 +3,11 @@
 import contextlib
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from enum import Enum
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, TypeVar
 
 from ulid import ULID
 
@@ -27,8 +27,12 @@ _PART = ".part"
 _CUT_MANIFEST = f".jsonl{_PART}"
 _NOT_OURS = frozenset({MARKER, "files", "versions", "lost+found"})
 _OLD_SECONDS = 86400.0
-_READERS = 4
-_MUCH = 4 << 20
+_AT_ONCE = 8
+"""Threads for what waits for the disk: syncs that are asked for together are done together."""
+_FEW, _MUCH = 16, 4 << 20
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 
 class LocalUnit:
@@ -55,10 +59,11 @@ class LocalUnit:
         """Store files: names made, folders synced, every file read back from the disk and digested."""
         self.check()
         with unit_errors(self._name, self._path):
+            folders = sorted({copy_folder(file.identity) for file in files})
+            _at_once(lambda folder: make_folder(self._path / folder, below=self._path), folders)
             places = [(file, self._give_name(file)) for file in files]
             checkpoint("place.linked")
-            for folder in {copy_folder(file.identity) for file in files}:
-                sync_folder(self._path / folder)
+            _at_once(lambda folder: sync_folder(self._path / folder), folders)
             placed = self._read_back_all(places)
             checkpoint("place.file_synced")
         self.check()  # unmounted meanwhile, we would have written to the bare mount point
@@ -66,7 +71,6 @@ class LocalUnit:
 
     def _give_name(self, file: NewFile) -> Place:
         folder = copy_folder(file.identity)
-        make_folder(self._path / folder, below=self._path)
         damaged: list[DamagedFile] = []
         number = 0
         while True:
@@ -109,11 +113,9 @@ class LocalUnit:
 
     def _read_back_all(self, places: Sequence[tuple[NewFile, Place]]) -> list[PlacedFile]:
         """In several threads where it is much: reading and digesting both let others work."""
-        if sum(file.size for file, _ in places) < _MUCH:
+        if len(places) < _FEW and sum(file.size for file, _ in places) < _MUCH:
             return [self._read_back(file, place) for file, place in places]
-        with ThreadPoolExecutor(_READERS) as readers:
-            files, names = zip(*places, strict=True)
-            return list(readers.map(self._read_back, files, names))
+        return _at_once(lambda place: self._read_back(*place), places)
 
     def _read_back(self, file: NewFile, place: Place) -> PlacedFile:
         if place.found is not None:
@@ -202,6 +204,10 @@ class LocalUnit:
         self.check()
         return path
 
+    def write_manifests(self, batches: Sequence[tuple[str, Sequence[Event]]]) -> list[str]:
+        """Write a manifest for each of several studies at once; returns their paths."""
+        return _at_once(lambda batch: self.write_manifest(*batch), batches)
+
     def manifests(self, study_folder: str) -> list[str]:
         """The manifests of a study, oldest first (their names are ULIDs).
 
@@ -247,6 +253,14 @@ class LocalUnit:
         if not is_inside(path):
             raise CopyUnreadable(self._name, path, "the path leads outside the unit")
         return self._path / path
+
+
+def _at_once(work: Callable[[Item], Result], items: Collection[Item]) -> list[Result]:
+    """The results in the order of the items, done by several threads; the first error is raised when all ended."""
+    if len(items) < 2:
+        return [work(item) for item in items]
+    with ThreadPoolExecutor(min(_AT_ONCE, len(items)), thread_name_prefix="unit") as threads:
+        return list(threads.map(work, items))
 
 
 class _Verdict(Enum):

@@ -106,6 +106,12 @@ class StorageUnit(Protocol):
         """Write events of one study as a new manifest, durably; returns its path."""
         ...
 
+    def write_manifests(self, batches: Sequence[tuple[str, Sequence[Event]]]) -> list[str]:
+        """The same for several studies (folder, events) at once; returns the paths. Where one cannot be written
+        the others may be there all the same: they are true, and told to the catalog by a replay.
+        """
+        ...
+
     def manifests(self, study_folder: str) -> list[str]:
         """The manifests of a study's folder, oldest first; removes temporary ones that are older than a day."""
         ...
