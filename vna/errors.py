@@ -39,6 +39,16 @@ class NameUnknown(SettingsError):
         super().__init__(f"There is no {kind} named {name!r} ({have}).")
 
 
+class RequesterUnknown(SettingsError):
+    """Who asked for storage commitment is no remote server, so it cannot be called back."""
+
+    def __init__(self, calling_aet: str) -> None:
+        self.calling_aet = calling_aet
+        super().__init__(
+            f"No remote server calls as {calling_aet!r}, so it cannot be told; add it with its host and port."
+        )
+
+
 class FilterInvalid(SettingsError):
     def __init__(self, text: str, reason: str) -> None:
         self.text, self.reason = text, reason
@@ -189,6 +199,43 @@ class RetrieveFailed(PeerError):
         )
 
 
+class SyntaxNotAccepted(PeerError):
+    """The peer takes an instance only in another transfer syntax than it is kept in."""
+
+    def __init__(
+        self, remote: str, sop_instance_uid: str, sop_class_uid: str, transfer_syntax_uid: str
+    ) -> None:
+        self.remote, self.sop_instance_uid = remote, sop_instance_uid
+        self.sop_class_uid, self.transfer_syntax_uid = sop_class_uid, transfer_syntax_uid
+        super().__init__(
+            f"{remote}: does not accept SOP class {sop_class_uid} in transfer syntax {transfer_syntax_uid}, in which "
+            f"instance {sop_instance_uid} is kept; images are never converted."
+        )
+
+
+class InstanceRefused(PeerError):
+    """C-STORE was answered with a failure status (PS3.4 B.2.3)."""
+
+    def __init__(self, remote: str, sop_instance_uid: str, status: int, comment: str = "") -> None:
+        self.remote, self.sop_instance_uid = remote, sop_instance_uid
+        self.status, self.comment = status, comment
+        self.transient = status >> 8 == 0xA7
+        detail = f": {comment}" if comment else ""
+        super().__init__(f"{remote}: refused instance {sop_instance_uid} with status 0x{status:04X}{detail}.")
+
+
+class ReportRefused(PeerError):
+    """A requester of storage commitment did not take our report; `status` None = it answered something else."""
+
+    transient = True
+
+    def __init__(self, remote: str, status: int | None, comment: str = "") -> None:
+        self.remote, self.status, self.comment = remote, status, comment
+        answer = "no DICOM answer to it" if status is None else f"status 0x{status:04X}"
+        detail = f": {comment}" if comment else ""
+        super().__init__(f"{remote}: did not take the report of a storage commitment ({answer}{detail}).")
+
+
 # -- our own disks, spool, units and catalog --------------------------------------------------------
 
 
@@ -210,6 +257,19 @@ class DiskFull(StoreError):
         super().__init__(
             f"{path}: only {free / 2**30:.2f} GiB free, {reserve / 2**30:.2f} GiB must stay free; "
             f"make room, then run again."
+        )
+
+
+class CommitmentBacklog(StoreError):
+    """So many requests for storage commitment wait that no more are taken."""
+
+    transient = True
+
+    def __init__(self, path: str, waiting: int) -> None:
+        self.path, self.waiting = path, waiting
+        super().__init__(
+            f"{waiting} requests for storage commitment wait in {path}, so no more are taken; see in the log "
+            f"which requesters cannot be reached, or whether the catalog is away."
         )
 
 
@@ -256,6 +316,20 @@ class CopyUnreadable(StoreError):
     def __init__(self, unit: str, path: str, reason: str) -> None:
         self.unit, self.path, self.reason = unit, path, reason
         super().__init__(f"Storage unit {unit}: {path} cannot be read ({reason}); check this disk.")
+
+
+class NoGoodCopy(StoreError):
+    """No copy of an instance can be sent: none is reachable, or those that are have another content."""
+
+    def __init__(self, sop_instance_uid: str, reachable: int) -> None:
+        self.sop_instance_uid, self.reachable = sop_instance_uid, reachable
+        self.transient = reachable == 0
+        reason = (
+            f"{reachable} found, none with the content that was stored; run `backupdr verify`"
+            if reachable
+            else "its storage units are away or its copies are gone; see `backupdr check`"
+        )
+        super().__init__(f"instance {sop_instance_uid}: has no good copy to send ({reason}).")
 
 
 class DatasetUnreadable(StoreError):

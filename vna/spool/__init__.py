@@ -7,6 +7,7 @@ disk is DESIGN §4.
 
 from vna.spool.aside import AsideEntry
 from vna.spool.associations import AssociationRecord, OpenAssociation, read_association
+from vna.spool.commitments import CommitmentRequest, Commitments, Reference, TakenCommitment
 from vna.spool.expectations import Expectation
 from vna.spool.header import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME, dataset_offset
 from vna.spool.received import ReceivedFile
@@ -18,11 +19,15 @@ __all__ = [
     "IMPLEMENTATION_VERSION_NAME",
     "AsideEntry",
     "AssociationRecord",
+    "CommitmentRequest",
+    "Commitments",
     "Expectation",
     "InstanceWriter",
     "OpenAssociation",
     "ReceivedFile",
+    "Reference",
     "Spool",
+    "TakenCommitment",
     "Waiting",
     "dataset_offset",
     "read_association",
