@@ -52,7 +52,9 @@ def until(claim: object, seconds: float = 10) -> None:
 
 
 def no_association_open(receiver: Receiver) -> bool:
-    return not receiver._messages and not any(receiver.spool.is_open(f) for f in receiver.spool.folders())
+    return not receiver.counts.open_associations and not any(
+        receiver.spool.is_open(f) for f in receiver.spool.folders()
+    )
 
 
 def echoes(port: int) -> bool:

@@ -29,7 +29,7 @@ from vna.spool import Spool
 
 @pytest.fixture
 def receiver(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Receiver]:
-    monkeypatch.setattr("vna.dimse.receiver.NEGOTIATION_SECONDS", 1.0)
+    monkeypatch.setattr("vna.dimse.listening.NEGOTIATION_SECONDS", 1.0)
     monkeypatch.setattr("vna.dimse.pdata.CONTROL_SECONDS", 1.0)
     spool = Spool(tmp_path / "spool", reserve_bytes=0)
     with Receiver(
@@ -76,7 +76,7 @@ def test_silent_connections_are_closed_and_meanwhile_others_are_served(receiver:
     for connection in silent:
         connection.settimeout(8)
         assert is_closed(connection)
-    until(lambda: not receiver._messages)
+    until(lambda: not receiver.counts.open_associations and not receiver.counts.waiting)
 
 
 def test_a_request_that_trickles_in_is_given_up(receiver: Receiver) -> None:
@@ -89,7 +89,7 @@ def test_a_request_that_trickles_in_is_given_up(receiver: Receiver) -> None:
             if time.monotonic() - started > 10:
                 break
     assert time.monotonic() - started < 8, "it was still being listened to"
-    until(lambda: not receiver._messages)
+    until(lambda: not receiver.counts.open_associations and not receiver.counts.waiting)
 
 
 @pytest.mark.parametrize(
@@ -110,7 +110,7 @@ def test_anything_but_a_request_at_the_start_is_turned_away(receiver: Receiver, 
     with contextlib.suppress(OSError):
         connection.sendall(start)
         connection.shutdown(socket.SHUT_WR)
-    until(lambda: not receiver._messages)
+    until(lambda: not receiver.counts.open_associations and not receiver.counts.waiting)
     assert echo_seconds(receiver.port) < 5
     assert list(receiver.spool.folders()) == []
 
@@ -141,7 +141,7 @@ def fuzzed(chance: random.Random) -> bytes:
 
 def test_fuzzed_associations_leave_a_server_that_answers_and_no_thread(receiver: Receiver) -> None:
     echo_seconds(receiver.port)
-    until(lambda: not receiver._messages)
+    until(lambda: not receiver.counts.open_associations and not receiver.counts.waiting)
     time.sleep(0.2)
     before = threading.active_count()
     chance = random.Random(20260101)

@@ -10,7 +10,11 @@ from vna.site import RemoteServer
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """A peer as it was admitted; `remote` is None where it is no remote server of the site."""
+    """A peer as it was admitted; `remote` is None where it is no remote server of the site.
+
+    `tls_subject` is its certificate's, as `CN=ct1, O=Clinic`; empty without TLS. `transfer_syntaxes` are those
+    accepted for storage, the best first; empty = every one.
+    """
 
     calling_aet: str
     called_aet: str
@@ -19,6 +23,7 @@ class Caller:
     remote: RemoteServer | None = None
     may_store: bool = True
     may_retrieve: bool = True
+    transfer_syntaxes: tuple[str, ...] = ()
 
 
 _callers: "WeakKeyDictionary[Association, Caller]" = WeakKeyDictionary()

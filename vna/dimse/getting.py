@@ -16,11 +16,11 @@ from pynetdicom.association import Association
 from pynetdicom.dimse_primitives import C_GET
 from pynetdicom.dsutils import encode
 
+from vna.dimse.accepting import is_storage
 from vna.dimse.associations import associate, exchange, next_message, send
 from vna.dimse.contexts import STUDY_ROOT_GET, ContextGroup, compressed_groups, retrieve_groups
 from vna.dimse.node import OurNode
 from vna.dimse.pdata import attach, chosen_loop
-from vna.dimse.receiver import is_storage
 from vna.dimse.storing import Arrivals, Messages
 from vna.errors import AnswerInvalid, RetrieveFailed, ServiceNotAccepted, StoreError
 from vna.identity import FoundInstance, Receipt

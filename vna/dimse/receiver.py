@@ -1,67 +1,63 @@
-"""The DICOM receiver: C-ECHO and C-STORE of every SOP class on one port, straight into the spool.
+"""The DICOM receiver: C-ECHO and C-STORE of every SOP class straight into the spool, and the services it is given.
 
-Negotiation, association control and C-ECHO are pynetdicom's; the data is ours (`pdata`, `storing`). A context
-gets the first transfer syntax its proposer names, because that is the one it need not transcode to.
+Connections come through the door (`listening`), are admitted by the site's rules (`admission`), and get an association
+of the library's (`accepting`) whose data is ours (`pdata`, `storing`). Whatever people change in the site holds from
+the next association on; those that are open go on as they were agreed.
 """
 
-import contextlib
-import functools
 import logging
 import socket
-import threading
+import ssl
 import time
+import warnings
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-from pynetdicom import evt
 from pynetdicom.ae import ApplicationEntity
 from pynetdicom.association import Association
-from pynetdicom.fsm import InvalidEventError
-from pynetdicom.presentation import build_context
-from pynetdicom.service_class import (
-    NonPatientObjectStorageServiceClass,
-    ServiceClass,
-    StorageServiceClass,
-)
-from pynetdicom.sop_class import uid_to_service_class
-from pynetdicom.transport import ThreadedAssociationServer
+from pynetdicom.pdu import A_ASSOCIATE_RQ
+from pynetdicom.pdu_primitives import A_ASSOCIATE
 
+from vna.dimse.accepting import negotiate, new_association, proposed_roles, storage_syntax
+from vna.dimse.admission import Knock, Reason, Refusal, Rules, admit, is_ourselves, rules_of, subject_text
+from vna.dimse.callers import Caller, caller_of, remember_caller
+from vna.dimse.listening import INVALID_PARAMETER, NEGOTIATION_SECONDS, Door, Visitor, abort_pdu, listen
 from vna.dimse.pdata import Loop, attach, chosen_loop, hang_up
+from vna.dimse.places import Limits, Places
+from vna.dimse.server_tls import ServerTls, TlsFiles
 from vna.dimse.services import Service, Services
-from vna.dimse.storing import Arrivals, Messages
-from vna.errors import PortInUse
+from vna.dimse.storing import OUT_OF_RESOURCES, PROCESSING_FAILURE, Arrivals, Messages
+from vna.dimse.tally import ReceiverCounts, Tally
+from vna.errors import DiskFull, SettingsError, StoreError
+from vna.identity import Receipt
 from vna.settings import Settings
 from vna.site import Site
 from vna.spool import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME, OpenAssociation, Spool
 
 _log = logging.getLogger(__name__)
 
-NEGOTIATION_SECONDS = 5.0
-"""A connection that says nothing for so long is closed: silent sockets use up associations (field note 23)."""
-
 _QUIET_LOOKS = 5
 """How often a tenth of a second apart an association must be between two messages to count as idle."""
 
-_UNCOMPRESSED = ("1.2.840.10008.1.2.1", "1.2.840.10008.1.2")
 
-_STORAGE = (StorageServiceClass, NonPatientObjectStorageServiceClass, ServiceClass)
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """What holds for the next association: who may talk, how many, and what is agreed. Bytes and seconds."""
 
-
-@functools.lru_cache(maxsize=4096)
-def is_storage(abstract_syntax: str) -> bool:
-    """Whether C-STORE belongs to this SOP class; what nobody knows (private, retired, new) is taken for storage."""
-    return uid_to_service_class(abstract_syntax) in _STORAGE
-
-
-class _Server(ThreadedAssociationServer):
-    """The library's server, ready for a department that connects all at once (field note 38)."""
-
-    request_queue_size = 128
-    daemon_threads = True
+    rules: Rules
+    limits: Limits
+    max_pdu: int
+    network_timeout: float
 
 
 class Receiver:
-    """One AE title on one port, filling one spool. A context manager; `port` may be 0 for any free one."""
+    """AE titles on one port, and on one for TLS, filling one spool. A context manager; `port` may be 0 for any free
+    one.
+
+    Without `terms` it is open to every caller of its AE title, as a test or a C-MOVE of our own wants it; the server
+    of a home is made by `from_settings`.
+    """
 
     def __init__(
         self,
@@ -76,26 +72,31 @@ class Receiver:
         network_timeout: float = 60.0,
         listener: str = "scp",
         services: Sequence[Service] = (),
+        tls: TlsFiles | None = None,
+        tls_port: int | None = None,
+        tls_only: bool = False,
+        terms: Callable[[], Terms] | None = None,
+        sockets: tuple[socket.socket | None, socket.socket | None] = (None, None),
     ) -> None:
         self.spool = spool
         self.aet = aet
         self.host = host
         self.port = port
+        self.tls_port = tls_port
+        self.tls = ServerTls(tls) if tls is not None else None
+        self._tls_only = tls_only
+        self._sockets = sockets
         self._loop = loop or chosen_loop()
-        self._network_timeout = network_timeout
         self._listener = listener
         self._services = Services(services)
-        self._server: _Server | None = None
+        everybody = Rules((aet,), open_to_all=True)
+        fixed = Terms(everybody, Limits(max_associations, max_associations), max_pdu, network_timeout)
+        self._terms = terms or (lambda: fixed)
+        self._places = Places()
+        self._tally = Tally()
+        self._door: Door | None = None
         self._messages: dict[Association, Messages] = {}
-        self._ae: Any = ApplicationEntity(aet)
-        self._ae.require_called_aet = True
-        self._ae.maximum_pdu_size = max_pdu
-        self._ae.maximum_associations = max_associations
-        self._ae.acse_timeout = NEGOTIATION_SECONDS
-        self._ae.network_timeout = network_timeout
-        self._ae.implementation_class_uid = IMPLEMENTATION_CLASS_UID
-        self._ae.implementation_version_name = IMPLEMENTATION_VERSION_NAME
-        self._ae.add_supported_context("1.2.840.10008.1.1")
+        self._entity = _entity(aet)
 
     @classmethod
     def from_settings(
@@ -107,53 +108,75 @@ class Receiver:
         services: Sequence[Service] = (),
         socket: "socket.socket | None" = None,
         tls_socket: "socket.socket | None" = None,
+        processes: int = 1,
     ) -> "Receiver":
         """The server of a home. `site` is asked at each association, so that a change drops nobody.
 
         `open_to_loopback`: any calling AE on this machine may store and retrieve. `socket` and `tls_socket` listen
-        already, where several processes share them; else the settings say where to listen.
+        already, where `processes` of us share them and the number of associations; else the settings say where to
+        listen. Raises `SettingsError` if TLS is wanted and its files cannot be used.
         """
+
+        def terms() -> Terms:
+            now = site()
+            server = now.server
+            together = server.max_associations or settings.max_associations
+            return Terms(
+                rules_of(settings, now, open_to_loopback=open_to_loopback),
+                Limits(-(-together // processes), server.associations_per_address),
+                server.max_pdu or settings.max_pdu,
+                server.network_timeout or settings.network_timeout,
+            )
+
         return cls(
             Spool(settings.spool_path, settings.reserve_bytes),
             aet=settings.scp_aet,
             host=settings.scp_bind,
             port=settings.scp_port,
-            max_pdu=settings.max_pdu,
-            max_associations=settings.max_associations,
-            network_timeout=settings.network_timeout,
             services=services,
+            tls=TlsFiles.from_settings(settings),
+            tls_port=settings.scp_tls_port,
+            tls_only=settings.scp_tls_only,
+            terms=terms,
+            sockets=(socket, tls_socket),
         )
 
+    @property
+    def counts(self) -> ReceiverCounts:
+        """What was done since the start, and what is open now."""
+        waiting = self._door.waiting if self._door is not None else 0
+        return self._tally.snapshot(self._places.taken, waiting)
+
     def start(self) -> None:
-        """Listen. Raises `SpoolUnusable`, and `PortInUse` if another program has the port."""
+        """Listen. Raises `SpoolUnusable`, and `PortInUse` or another `SettingsError` if a port cannot be had."""
         self.spool.prepare()
-        handlers: list[Any] = [
-            (evt.EVT_CONN_OPEN, self._on_connection),
-            (evt.EVT_REQUESTED, self._on_request),
-            (evt.EVT_ACCEPTED, self._on_accepted),
-            (evt.EVT_REJECTED, self._on_rejected),
-        ]
-        try:
-            server: _Server = self._ae.make_server(
-                (self.host, self.port), evt_handlers=handlers, server_class=_Server
-            )
-        except OSError as error:
-            raise PortInUse(self.host, self.port) from error
-        self._server = server
-        self.port = int(server.server_address[1])
-        self._ae._servers.append(server)  # its shutdown() takes itself out there
-        threading.Thread(
-            target=server.serve_forever, args=(0.05,), name=f"receiver-{self.port}", daemon=True
-        ).start()
+        # Python keeps every text it has warned of: strangers' UIDs would fill the memory, and the log
+        warnings.filterwarnings("ignore", category=UserWarning, module=r"pydicom\.")
+        plain, tls = self._sockets
+        if plain is None and not self._tls_only:
+            plain = listen(self.host, self.port)
+        if tls is None and self.tls_port is not None:
+            try:
+                tls = listen(self.host, self.tls_port)
+            except SettingsError:
+                if plain is not None:
+                    plain.close()
+                raise
+        if plain is not None:
+            self.port = int(plain.getsockname()[1])
+        if tls is not None:
+            self.tls_port = int(tls.getsockname()[1])
+        self._door = Door(plain, tls, self.tls, judge=self._judge, turned_away=self._turned_away)
+        self._door.open()
 
     def stop_listening(self) -> None:
         """Take no new association; those that are open go on."""
-        server, self._server = self._server, None
-        if server is not None:
-            server.shutdown()
+        door, self._door = self._door, None
+        if door is not None:
+            door.close()
 
     def drain(self, grace_seconds: float) -> None:
-        """Take no new association, let what is being received come to its end, then end the rest."""
+        """Take no new association, let what is being received or answered come to its end, then end the rest."""
         self.stop_listening()
         deadline = time.monotonic() + grace_seconds
         quiet: dict[Association, int] = {}
@@ -178,89 +201,151 @@ class Receiver:
     def __exit__(self, *_: object) -> None:
         self.stop()
 
-    # -- the library's events
+    # -- from the door to an association
 
-    def _on_connection(self, event: evt.Event) -> None:
+    def _judge(self, visitor: Visitor) -> Refusal | bytes | None:
+        """Decode a request, admit or refuse its sender, and start its association. Called by the door's threads."""
+        try:
+            request, asked = _decoded(bytes(visitor.request))
+        except Exception as error:  # noqa: BLE001  the library's decoder raises whatever a hostile PDU makes it
+            self._turned_away(visitor, Reason.not_dicom, f"its request is malformed ({type(error).__name__})")
+            return abort_pdu(INVALID_PARAMETER)
+        knock = Knock(
+            calling_aet=request.calling_ae_title.strip(" "),
+            called_aet=request.called_ae_title.strip(" "),
+            address=visitor.address,
+            tls_subject=_tls_subject(visitor.connection),
+            by_tls=visitor.by_tls,
+        )
+        terms = self._terms()
+        caller = _version_refused(request) or admit(terms.rules, knock)
+        if not isinstance(caller, Refusal):
+            ourselves = is_ourselves(terms.rules, knock)
+            no_place = self._places.take(visitor.address, terms.limits, ourselves=ourselves)
+            if no_place is None:
+                return self._welcome(visitor, request, asked, caller, terms)
+            caller = no_place
+        self._tally.refused(
+            caller.reason,
+            caller.sentence,
+            address=visitor.address,
+            calling_aet=knock.calling_aet,
+            called_aet=knock.called_aet,
+        )
+        return caller
+
+    def _welcome(
+        self, visitor: Visitor, request: A_ASSOCIATE_RQ, asked: A_ASSOCIATE, caller: Caller, terms: Terms
+    ) -> bytes | None:
+        """Start the association of a caller that has its place."""
+        try:
+            proposed = asked.presentation_context_definition_list
+            negotiated = negotiate(proposed, proposed_roles(asked), caller, self._services)
+            visitor.connection.setblocking(True)
+            association = new_association(
+                self._entity,
+                visitor.connection,
+                request,
+                called_aet=caller.called_aet,
+                max_pdu=terms.max_pdu,
+                network_timeout=terms.network_timeout,
+                negotiated=negotiated,
+                ended=self._on_end,
+            )
+        except (ValueError, OSError) as error:  # a hostile proposal; already gone
+            return self._not_served(visitor, error)
+        remember_caller(association, caller)
+        try:
+            self._attend(association, terms)
+            association.start()
+        except (OSError, RuntimeError) as error:  # already gone; no more threads
+            self._messages.pop(association, None)
+            return self._not_served(visitor, error)
+        self._tally.accepted()
+        _log.info("%s at %s: association accepted", caller.calling_aet, caller.address)
+        return None
+
+    def _not_served(self, visitor: Visitor, error: Exception) -> bytes:
+        self._places.give_back(visitor.address)
+        self._turned_away(visitor, Reason.failure, f"it could not be served ({type(error).__name__})")
+        return abort_pdu(INVALID_PARAMETER)
+
+    def _attend(self, association: Association, terms: Terms) -> None:
         """Before the association's threads start: its bytes are ours from the first on."""
-        association = event.assoc
-        arrivals = Arrivals(lambda: self._open(association), lambda: _who(association)[0])
+        caller = caller_of(association)
+        arrivals = Arrivals(
+            lambda: self._open_folder(caller),
+            lambda: caller.calling_aet,
+            stored=self._on_stored,
+            refused=self._on_refused,
+        )
         messages = attach(
             association,
             arrivals,
-            lambda context_id: _storage_syntax(association, context_id),
+            lambda context_id: storage_syntax(association, context_id),
             loop=self._loop,
-            largest_pdu=self._ae.maximum_pdu_size,
-            timeout=self._network_timeout,
+            largest_pdu=terms.max_pdu,
+            timeout=terms.network_timeout,
         )
-        self._messages[association] = messages
         self._services.attach(association)
-        _at_end_of_reading(association, lambda: self._on_end(association))
+        self._messages[association] = messages
 
-    def _on_request(self, event: evt.Event) -> None:
-        """Support exactly what is proposed, so that storage has no list of SOP classes or transfer syntaxes."""
-        association: Any = event.assoc
-        wanted: dict[str, list[str]] = {}
-        for context in association.requestor.primitive.presentation_context_definition_list:
-            name = str(context.abstract_syntax)
-            if is_storage(name):
-                syntaxes = wanted.setdefault(name, [])
-                syntaxes += [str(uid) for uid in context.transfer_syntax if str(uid) not in syntaxes]
-            elif name in self._services:
-                wanted[name] = list(_UNCOMPRESSED)
-        supported = list(association.acceptor.supported_contexts)
-        for name, syntaxes in wanted.items():
-            with contextlib.suppress(ValueError):  # an impossible UID: that context alone is not accepted
-                supported.append(build_context(name, syntaxes))
-        association.acceptor.supported_contexts = supported
+    def _open_folder(self, caller: Caller) -> OpenAssociation:
+        return self.spool.open_association(
+            calling_aet=caller.calling_aet,
+            called_aet=caller.called_aet,
+            peer_address=caller.address,
+            tls_subject=caller.tls_subject,
+            listener=self._listener,
+        )
 
-    def _on_accepted(self, event: evt.Event) -> None:
-        _log.info("%s at %s: association accepted", *_who(event.assoc))
+    def _on_stored(self, receipt: Receipt) -> None:
+        self._tally.received(receipt.size)
 
-    def _on_rejected(self, event: evt.Event) -> None:
-        requestor: Any = event.assoc.requestor
-        called = requestor.primitive.called_ae_title
-        _log.warning("%s at %s: association for %s rejected", *_who(event.assoc), called)
+    def _on_refused(self, error: StoreError) -> None:
+        self._tally.refused_instance(OUT_OF_RESOURCES if isinstance(error, DiskFull) else PROCESSING_FAILURE)
 
     def _on_end(self, association: Association) -> None:
         messages = self._messages.pop(association, None)
         if messages is not None:
+            caller = caller_of(association)
             messages.close()
-            _log.info("%s at %s: association ended", *_who(association))
+            self._places.give_back(caller.address)
+            _log.info("%s at %s: association ended", caller.calling_aet, caller.address)
 
-    def _open(self, association: Association) -> OpenAssociation:
-        calling_aet, address = _who(association)
-        return self.spool.open_association(
-            calling_aet=calling_aet, called_aet=self.aet, peer_address=address, listener=self._listener
+    def _turned_away(self, visitor: Visitor, reason: Reason, sentence: str) -> None:
+        self._tally.refused(reason, sentence, address=visitor.address)
+
+
+def _entity(aet: str) -> ApplicationEntity:
+    """The library's idea of us, which each association asks for its timers and locks."""
+    entity = ApplicationEntity(aet)
+    entity.acse_timeout = NEGOTIATION_SECONDS
+    entity.implementation_class_uid = IMPLEMENTATION_CLASS_UID
+    entity.implementation_version_name = IMPLEMENTATION_VERSION_NAME
+    return entity
+
+
+def _decoded(pdu: bytes) -> tuple[A_ASSOCIATE_RQ, A_ASSOCIATE]:
+    """An A-ASSOCIATE-RQ and what it asks for."""
+    request = A_ASSOCIATE_RQ()
+    request.decode(pdu)
+    return request, request.to_primitive()
+
+
+def _version_refused(request: A_ASSOCIATE_RQ) -> Refusal | None:
+    """Only bit 0 of the protocol version counts (PS3.8 table 9-11)."""
+    version = int(request.protocol_version)
+    if not version & 1:
+        return Refusal(
+            1, 2, 2, Reason.version, f"it speaks version {version:#06x} of the upper layer protocol"
         )
+    request.protocol_version = 1
+    return None
 
 
-def _who(association: Association) -> tuple[str, str]:
-    requestor = association.requestor
-    return str(requestor.ae_title), str(requestor.address)
-
-
-def _storage_syntax(association: Association, context_id: int) -> str | None:
-    context = association._accepted_cx.get(context_id)  # pyright: ignore[reportPrivateUsage]
-    if context is None or not is_storage(str(context.abstract_syntax)):
-        return None
-    return str(context.transfer_syntax[0])
-
-
-def _at_end_of_reading(association: Association, then: Callable[[], None]) -> None:
-    """Call `then` in the DUL thread when it ends, however it ends: it is the thread that writes to the spool."""
-    dul: Any = association.dul
-    run = dul.run
-
-    def run_then() -> None:
-        try:
-            run()
-        except InvalidEventError:
-            # the peer was gone before the library had answered it; its state machine has no row for that
-            hang_up(association)
-        finally:
-            then()
-            dul.to_user_queue.put(
-                None
-            )  # else a connection that ended unheard holds its place until a timeout
-
-    dul.run = run_then
+def _tls_subject(connection: socket.socket) -> str:
+    if not isinstance(connection, ssl.SSLSocket):
+        return ""
+    certificate: Any = connection.getpeercert() or {}
+    return subject_text(certificate.get("subject", ()))

@@ -16,6 +16,10 @@ from pynetdicom.presentation import PresentationContext
 _log = logging.getLogger(__name__)
 
 
+_GET_CLASSES = frozenset({"1.2.840.10008.5.1.4.1.2.1.3", "1.2.840.10008.5.1.4.1.2.2.3"})
+"""C-GET of Patient Root and Study Root: where one is offered, a requester may be SCP for storage."""
+
+
 class Service(Protocol):
     """One service as SCP. Used by several associations at once, each in its own thread."""
 
@@ -43,6 +47,11 @@ class Services:
 
     def __contains__(self, abstract_syntax: object) -> bool:
         return abstract_syntax in self._by_class
+
+    @property
+    def has_get(self) -> bool:
+        """Whether we send on the requester's own association."""
+        return not _GET_CLASSES.isdisjoint(self._by_class)
 
     def is_busy(self, association: Association) -> bool:
         """Whether a request is being answered on it."""

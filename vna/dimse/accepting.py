@@ -1,0 +1,232 @@
+"""An association from its A-ASSOCIATE-RQ on: which presentation contexts it gets, and the library's object for it.
+
+The request was read and judged before (`listening`, `admission`); the library starts as if it had read it itself,
+and sends our answer. Which contexts are accepted is decided here, each by itself, not by the library: storage has no
+list of SOP classes, and a peer may name the same SOP class in several contexts with different transfer syntaxes.
+"""
+
+import contextlib
+import functools
+import logging
+import socket
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from pynetdicom.ae import ApplicationEntity
+from pynetdicom.association import Association
+from pynetdicom.fsm import InvalidEventError
+from pynetdicom.pdu import A_ASSOCIATE_RQ
+from pynetdicom.pdu_primitives import SCP_SCU_RoleSelectionNegotiation
+from pynetdicom.presentation import PresentationContext, build_role
+from pynetdicom.service_class import (
+    NonPatientObjectStorageServiceClass,
+    ServiceClass,
+    StorageServiceClass,
+)
+from pynetdicom.sop_class import uid_to_service_class
+from pynetdicom.transport import AddressInformation, AssociationSocket
+
+from vna.dimse.callers import Caller
+from vna.dimse.pdata import hang_up
+from vna.dimse.services import Services
+
+_log = logging.getLogger(__name__)
+
+VERIFICATION = "1.2.840.10008.1.1"
+EXPLICIT_LITTLE_ENDIAN, IMPLICIT_LITTLE_ENDIAN = "1.2.840.10008.1.2.1", "1.2.840.10008.1.2"
+DATASET_SYNTAXES = (EXPLICIT_LITTLE_ENDIAN, IMPLICIT_LITTLE_ENDIAN)
+"""What the services speak for identifiers; the first that a context proposes."""
+
+_ACCEPTED, _USER_REJECTION, _ABSTRACT_SYNTAX_NOT_SUPPORTED, _TRANSFER_SYNTAXES_NOT_SUPPORTED = 0, 1, 3, 4
+_ASSOCIATE_RQ_RECEIVED = "Evt6"
+_STORAGE = (StorageServiceClass, NonPatientObjectStorageServiceClass, ServiceClass)
+
+Roles = Mapping[str, tuple[bool, bool]]
+"""SOP class to the requester's proposed (or our accepted) SCU and SCP role (PS3.7 D.3.3.4)."""
+
+
+@functools.lru_cache(maxsize=4096)
+def is_storage(abstract_syntax: str) -> bool:
+    """Whether C-STORE belongs to this SOP class; what nobody knows (private, retired, new) is taken for storage."""
+    return uid_to_service_class(abstract_syntax) in _STORAGE
+
+
+@dataclass(frozen=True, slots=True)
+class Negotiated:
+    """The answer to a request's presentation contexts, and to its role proposals."""
+
+    contexts: tuple[PresentationContext, ...]
+    roles: tuple[SCP_SCU_RoleSelectionNegotiation, ...]
+
+
+def negotiate(
+    proposed: Iterable[PresentationContext], roles: Roles, caller: Caller, services: Services
+) -> Negotiated:
+    """Answer each context by itself (PS3.8 9.3.3.2).
+
+    Storage: every SOP class, the first transfer syntax of the caller's list that is proposed, or without a list the
+    first proposed, because that is the one its sender need not transcode to.
+    """
+    contexts: dict[int, PresentationContext] = {}
+    accepted: dict[str, tuple[bool, bool]] = {}
+    for context in proposed:
+        name, number = str(context.abstract_syntax), context.context_id
+        if number is None or number in contexts:
+            raise ValueError("a presentation context ID that comes twice")
+        role = roles.get(name)
+        result, syntax, granted = _judge(name, context, role, caller, services)
+        contexts[number] = _answer(context, result, syntax, granted)
+        if result == _ACCEPTED and role is not None:
+            accepted[name] = granted
+    replies = tuple(build_role(name, scu_role=scu, scp_role=scp) for name, (scu, scp) in accepted.items())
+    return Negotiated(tuple(contexts.values()), replies)
+
+
+def _judge(
+    name: str,
+    context: PresentationContext,
+    role: tuple[bool, bool] | None,
+    caller: Caller,
+    services: Services,
+) -> tuple[int, str | None, tuple[bool, bool]]:
+    """Result, transfer syntax and the requester's granted (SCU, SCP) roles."""
+    proposed = [str(uid) for uid in context.transfer_syntax]
+    scu, scp = role or (True, False)
+    if is_storage(name):
+        granted = (scu and caller.may_store, scp and caller.may_retrieve and services.has_get)
+        wanted = caller.transfer_syntaxes if granted[0] else ()  # what we send is not what we accept
+    elif name == VERIFICATION:
+        granted, wanted = (scu, False), ()
+    elif name in services:
+        granted, wanted = (scu and caller.may_retrieve, False), DATASET_SYNTAXES
+    else:
+        return _ABSTRACT_SYNTAX_NOT_SUPPORTED, None, (False, False)
+    if not any(granted):
+        return _USER_REJECTION, None, granted
+    syntax = _chosen(proposed, wanted, by_proposal=name in services)
+    return (_TRANSFER_SYNTAXES_NOT_SUPPORTED if syntax is None else _ACCEPTED), syntax, granted
+
+
+def _chosen(proposed: list[str], wanted: tuple[str, ...], *, by_proposal: bool) -> str | None:
+    if not wanted:
+        return next(iter(proposed), None)
+    if by_proposal:
+        return next((uid for uid in proposed if uid in wanted), None)
+    return next((uid for uid in wanted if uid in proposed), None)
+
+
+def _answer(
+    proposed: PresentationContext, result: int, syntax: str | None, granted: tuple[bool, bool]
+) -> PresentationContext:
+    context: Any = PresentationContext()
+    context.context_id = proposed.context_id
+    context.abstract_syntax = proposed.abstract_syntax
+    # not significant where it is rejected, and yet there must be one (PS3.8 table 9-18)
+    filler = next(iter(proposed.transfer_syntax), IMPLICIT_LITTLE_ENDIAN)
+    context.transfer_syntax = [syntax or filler]
+    context.result = result
+    context._as_scp, context._as_scu = granted  # ours: the SCP where the requester is the SCU
+    return context
+
+
+def storage_syntax(association: Association, context_id: int) -> str | None:
+    """The transfer syntax of a context the peer may send instances on, None for any other."""
+    context: PresentationContext | None = association._accepted_cx.get(context_id)  # pyright: ignore[reportPrivateUsage]
+    if context is None or not context.as_scp or not is_storage(str(context.abstract_syntax)):
+        return None
+    return str(context.transfer_syntax[0])
+
+
+def proposed_roles(request: Any) -> dict[str, tuple[bool, bool]]:
+    """What an A-ASSOCIATE request proposes for each SOP class: (SCU, SCP) of the requester (PS3.7 D.3.3.4)."""
+    return {
+        str(item.sop_class_uid): (bool(item.scu_role), bool(item.scp_role))
+        for item in request.user_information
+        if isinstance(item, SCP_SCU_RoleSelectionNegotiation)
+    }
+
+
+class _ClosesConnection:
+    """What is left of the library's server for its associations: how a connection is closed at the end."""
+
+    @staticmethod
+    def shutdown_request(connection: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            connection.shutdown(socket.SHUT_WR)
+        connection.close()
+
+
+def new_association(
+    entity: ApplicationEntity,
+    connection: socket.socket,
+    request: A_ASSOCIATE_RQ,
+    *,
+    called_aet: str,
+    max_pdu: int,
+    network_timeout: float,
+    negotiated: Negotiated,
+    ended: Callable[[Association], None],
+) -> Association:
+    """The library's association on a connection whose request was read; to be started. `ended` is called in the
+    thread that reads from it, when that ends, however it ends.
+    """
+    association: Any = Association(entity, "acceptor")
+    association._server = _ClosesConnection()
+    association.network_timeout = network_timeout
+    association.set_socket(AssociationSocket(association, client_socket=connection))
+    acceptor = association.acceptor
+    acceptor.maximum_length = max_pdu
+    acceptor.ae_title = called_aet
+    acceptor.address_info = _address(connection.getsockname())
+    acceptor.implementation_class_uid = entity.implementation_class_uid
+    acceptor.implementation_version_name = entity.implementation_version_name
+    association.requestor.address_info = _address(connection.getpeername())
+    association.requestor.ae_title = request.calling_ae_title
+    association.acse._negotiate_as_acceptor = functools.partial(_accept, association, negotiated)
+    association.dul._recv_pdu.put(request)
+    association.dul.event_queue.put(_ASSOCIATE_RQ_RECEIVED)
+    _at_end_of_reading(association, functools.partial(ended, association))
+    return association
+
+
+def _accept(association: Any, negotiated: Negotiated) -> None:
+    """In the place of `ACSE._negotiate_as_acceptor`, which also answers what we decided before or never offer."""
+    accepted = [context for context in negotiated.contexts if context.result == _ACCEPTED]
+    association._accepted_cx = {context.context_id: context for context in accepted}
+    association._rejected_cx = [context for context in negotiated.contexts if context.result != _ACCEPTED]
+    for role in negotiated.roles:
+        association.acceptor.add_negotiation_item(role)
+    association.acse.send_accept()
+    association.is_established = True
+
+
+def _address(name: Any) -> AddressInformation:
+    return AddressInformation.from_tuple(name)
+
+
+def _at_end_of_reading(association: Any, then: Callable[[], None]) -> None:
+    """Call `then` in the DUL thread when it ends, however it ends: it is the thread that writes to the spool."""
+    dul: Any = association.dul
+    run, run_association = dul.run, association.run
+
+    def run_then() -> None:
+        try:
+            run()
+        except InvalidEventError:
+            # the peer was gone before the library had answered it; its state machine has no row for that
+            hang_up(association)
+        finally:
+            then()
+            # else a connection that ended unheard holds its place until a timeout
+            dul.to_user_queue.put(None)
+
+    def run_association_then() -> None:
+        try:
+            run_association()
+        finally:
+            if not dul.is_alive():  # it may never have started: no more threads to be had
+                hang_up(association)
+                then()
+
+    dul.run, association.run = run_then, run_association_then

@@ -1,0 +1,248 @@
+"""Who may talk to the DICOM server: AE titles, addresses and TLS subjects against the site's remote servers.
+
+A refusal says in PS3.8 table 9-21's numbers what the peer is told, and in a sentence what the operator is told.
+"""
+
+import ipaddress
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from enum import StrEnum
+
+from vna.dimse.callers import Caller
+from vna.settings import Settings
+from vna.site import RemoteServer, Site, UnknownCallers
+
+
+class Reason(StrEnum):
+    """Why an association, or a connection that never became one, was turned away."""
+
+    called_aet = "called-aet"
+    calling_aet = "calling-aet"
+    address = "address"
+    tls = "tls"
+    tls_subject = "tls-subject"
+    limit = "limit"
+    address_limit = "address-limit"
+    crowd = "crowd"
+    silent = "silent"
+    not_dicom = "not-dicom"
+    version = "version"
+    stopping = "stopping"
+    failure = "failure"
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """An A-ASSOCIATE-RJ: result, source and diagnostic (PS3.8 table 9-21), and why."""
+
+    result: int
+    source: int
+    diagnostic: int
+    reason: Reason
+    sentence: str
+
+
+@dataclass(frozen=True, slots=True)
+class Knock:
+    """Who asks for an association, as far as an A-ASSOCIATE-RQ and its connection say it."""
+
+    calling_aet: str
+    called_aet: str
+    address: str
+    tls_subject: str = ""
+    by_tls: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """The site's word on who may talk, as of one moment. `our_aets`: the first is the main one.
+
+    `open_to_all`: every caller of our AE title may store and retrieve; only for a receiver that is no home's server.
+    """
+
+    our_aets: tuple[str, ...]
+    remotes: tuple[RemoteServer, ...] = ()
+    unknown_callers: UnknownCallers = UnknownCallers.refuse
+    transfer_syntaxes: tuple[str, ...] = ()
+    open_to_loopback: bool = False
+    open_to_all: bool = False
+
+
+def rules_of(settings: Settings, site: Site, *, open_to_loopback: bool) -> Rules:
+    """The rules of a home as its settings and its site are now."""
+    server = site.server
+    others = tuple(aet for aet in server.other_aets if aet != settings.scp_aet)
+    return Rules(
+        our_aets=(settings.scp_aet, *others),
+        remotes=tuple(site.remotes.values()),
+        unknown_callers=server.unknown_callers,
+        transfer_syntaxes=server.transfer_syntaxes,
+        open_to_loopback=open_to_loopback,
+    )
+
+
+def admit(rules: Rules, knock: Knock) -> Caller | Refusal:
+    """Who is admitted with what, or why not.
+
+    Our own AE title on this machine may ask whether we are there, and nothing more: that is how our health is
+    looked at.
+    """
+    if knock.called_aet not in rules.our_aets:
+        ours = " and ".join(rules.our_aets)
+        return _called_aet_unknown(f"it called {knock.called_aet or 'nobody'}, our AE title is {ours}")
+    known = [remote for remote in rules.remotes if knock.calling_aet in aets_of(remote)]
+    if rules.open_to_all or (rules.open_to_loopback and is_loopback(knock.address)):
+        return _caller(rules, knock, next(iter(known), None), may_store=True, may_retrieve=True)
+    if is_ourselves(rules, knock):
+        return _caller(rules, knock, None, may_store=False, may_retrieve=False)
+    if known:
+        return _known(rules, knock, known)
+    if rules.unknown_callers is UnknownCallers.store:
+        return _caller(rules, knock, None, may_store=True, may_retrieve=False)
+    return _calling_aet_refused(
+        Reason.calling_aet, f"{knock.calling_aet or 'it'} is no AE title of a remote server of this site"
+    )
+
+
+def aets_of(remote: RemoteServer) -> tuple[str, ...]:
+    """The AE titles a remote server calls with."""
+    return (remote.aet, *remote.calling_aets)
+
+
+def is_ourselves(rules: Rules, knock: Knock) -> bool:
+    """Whether it is our own AE title calling on this machine."""
+    return knock.calling_aet in rules.our_aets and is_loopback(knock.address)
+
+
+def is_loopback(address: str) -> bool:
+    """Whether the address is one of this machine to itself; IPv4 inside IPv6 counts as IPv4."""
+    return _address(address).is_loopback
+
+
+def _known(rules: Rules, knock: Knock, remotes: list[RemoteServer]) -> Caller | Refusal:
+    """Several remote servers may share an AE title; the first that fits is the one, else the last tells why not."""
+    refusal: Refusal | None = None
+    for remote in remotes:
+        refusal = _objection(remote, knock)
+        if refusal is None:
+            return _caller(rules, knock, remote, remote.may_store, remote.may_retrieve)
+    assert refusal is not None  # noqa: S101  there was at least one
+    return refusal
+
+
+def _objection(remote: RemoteServer, knock: Knock) -> Refusal | None:
+    name = remote.name
+    if remote.called_aets and knock.called_aet not in remote.called_aets:
+        return _called_aet_unknown(
+            f"{name} may call {' or '.join(remote.called_aets)}, not {knock.called_aet}"
+        )
+    if remote.addresses and not _is_within(knock.address, remote.addresses):
+        return _calling_aet_refused(
+            Reason.address, f"{name} may call from {' or '.join(remote.addresses)}, not from {knock.address}"
+        )
+    if remote.tls_subject and not knock.by_tls:
+        return _calling_aet_refused(Reason.tls, f"{name} must come by TLS")
+    if remote.tls_subject and not subject_fits(remote.tls_subject, knock.tls_subject):
+        return _calling_aet_refused(
+            Reason.tls_subject,
+            f"{name} must show a certificate of {remote.tls_subject}, it was {knock.tls_subject or 'without subject'}",
+        )
+    return None
+
+
+def _caller(
+    rules: Rules, knock: Knock, remote: RemoteServer | None, may_store: bool, may_retrieve: bool
+) -> Caller:
+    own = remote.transfer_syntaxes if remote is not None else ()
+    return Caller(
+        calling_aet=knock.calling_aet,
+        called_aet=knock.called_aet,
+        address=knock.address,
+        tls_subject=knock.tls_subject,
+        remote=remote,
+        may_store=may_store,
+        may_retrieve=may_retrieve,
+        transfer_syntaxes=own or rules.transfer_syntaxes,
+    )
+
+
+def _called_aet_unknown(sentence: str) -> Refusal:
+    return Refusal(1, 1, 7, Reason.called_aet, sentence)
+
+
+def _calling_aet_refused(reason: Reason, sentence: str) -> Refusal:
+    """The peer learns no more than that we do not know it."""
+    return Refusal(1, 1, 3, reason, sentence)
+
+
+# -- addresses and subjects
+
+
+def _address(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
+    address = ipaddress.ip_address(text)
+    mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
+    return mapped or address
+
+
+def _is_within(address: str, networks: Iterable[str]) -> bool:
+    found = _address(address)
+    return any(found in ipaddress.ip_network(network) for network in networks)
+
+
+_SHORT_NAMES = {
+    "commonName": "CN",
+    "countryName": "C",
+    "stateOrProvinceName": "ST",
+    "localityName": "L",
+    "organizationName": "O",
+    "organizationalUnitName": "OU",
+    "domainComponent": "DC",
+    "userId": "UID",
+}
+
+
+def subject_text(subject: Iterable[Iterable[tuple[str, str]]]) -> str:
+    """A certificate's subject as `ssl` gives it, written `CN=ct1, O=Clinic`, a comma in a value as `\\,`."""
+    parts = [
+        f"{_SHORT_NAMES.get(name, name)}={value.replace(chr(92), chr(92) * 2).replace(',', chr(92) + ',')}"
+        for relative_name in subject
+        for name, value in relative_name
+    ]
+    return ", ".join(parts)
+
+
+def subject_fits(wanted: str, subject: str) -> bool:
+    """Whether a certificate's subject is the wanted one: a common name, or all parts in whatever order.
+
+    Without regard to case and to spaces around a part, as names are compared (RFC 5280 7.1).
+    """
+    have = sorted(_parts(subject))
+    whole = sorted(_parts(wanted))
+    if whole and all(name for name, _ in whole):
+        return have == whole
+    return [value for name, value in have if name == "cn"] == [wanted.strip().casefold()]
+
+
+def _parts(subject: str) -> Iterator[tuple[str, str]]:
+    for part in _split(subject):
+        name, equals, value = part.partition("=")
+        if equals:
+            yield name.strip().casefold(), value.strip().casefold()
+        else:
+            yield "", part.strip().casefold()
+
+
+def _split(subject: str) -> Iterator[str]:
+    part, escaped = "", False
+    for character in subject:
+        if character == "," and not escaped:
+            yield part
+            part = ""
+        elif character == "\\" and not escaped:
+            escaped = True
+            continue
+        else:
+            part += character
+        escaped = False
+    if part:
+        yield part
