@@ -15,6 +15,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import Connection
 
 from vna.catalog.attributes import INSTANCE_KEYWORDS, SERIES_KEYWORDS, STUDY_KEYWORDS
+from vna.catalog.matching import search_columns
 from vna.catalog.tables import CataloguedManifest, Copy, Instance, Receipt, Series, Study, Version
 from vna.storage import Event, Received, Stored, Superseded
 
@@ -119,6 +120,7 @@ def _study(event: Stored) -> Row:
         "attributes": _some(event.attributes, STUDY_KEYWORDS),
         "told_at": event.at,
         "told_by": event.version_id,
+        **search_columns("study", event.attributes),
     }
 
 
@@ -129,6 +131,7 @@ def _series(event: Stored) -> Row:
         "attributes": _some(event.attributes, SERIES_KEYWORDS),
         "told_at": event.at,
         "told_by": event.version_id,
+        **search_columns("series", event.attributes),
     }
 
 

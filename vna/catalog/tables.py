@@ -8,7 +8,7 @@ longer than the standard allows, and the two kinds of database must not differ i
 
 from typing import Any
 
-from sqlalchemy import JSON, BigInteger, Column, Index, Text
+from sqlalchemy import JSON, BigInteger, Column, Index, String, Text
 from sqlmodel import Field, SQLModel
 
 
@@ -20,27 +20,54 @@ def _bytes() -> Any:
     return Field(sa_column=Column(BigInteger, nullable=False))
 
 
+def _search() -> Any:
+    """A text that queries are narrowed by, in the order of its code points in both databases."""
+    kind = String().with_variant(String(collation="C"), "postgresql")
+    return Field(default="", sa_column=Column(kind, nullable=False))
+
+
 class Study(SQLModel, table=True):
-    """A study with the patient's and study's attributes of the version that was told last."""
+    """A study with the patient's and study's attributes of the version that was told last.
+
+    The columns after `told_by` are made of `attributes`, in the forms of `vna.catalog.matching`: a query finds its
+    candidates by them, and looks at the attributes for what matches.
+    """
 
     __tablename__ = "study"  # pyright: ignore[reportAssignmentType]
+    __table_args__ = (
+        Index("ix_study_patient_id", "patient_id", "study_instance_uid"),
+        Index("ix_study_patient_name", "patient_name", "study_instance_uid"),
+        Index("ix_study_date", "study_date", "study_instance_uid"),
+        Index("ix_study_accession_number", "accession_number", "study_instance_uid"),
+    )
 
     study_instance_uid: str = Field(primary_key=True)
     attributes: dict[str, str] = _json()
     told_at: str
     told_by: str
+    patient_id: str = _search()
+    patient_name: str = _search()
+    study_date: str = _search()
+    study_time: str = _search()
+    accession_number: str = _search()
+    referring_physician_name: str = _search()
 
 
 class Series(SQLModel, table=True):
     """A series of a study, likewise."""
 
     __tablename__ = "series"  # pyright: ignore[reportAssignmentType]
+    __table_args__ = (
+        Index("ix_series_uid", "series_instance_uid"),
+        Index("ix_series_modality", "modality", "study_instance_uid"),
+    )
 
     study_instance_uid: str = Field(primary_key=True)
     series_instance_uid: str = Field(primary_key=True)
     attributes: dict[str, str] = _json()
     told_at: str
     told_by: str
+    modality: str = _search()
 
 
 class Instance(SQLModel, table=True):

@@ -11,6 +11,7 @@ from vna.dimse.echoing import EchoAnswer, echo
 from vna.dimse.finding import find_deeper_values, find_instances, find_studies
 from vna.dimse.gate import SourceGate
 from vna.dimse.getting import GetOutcome, get
+from vna.dimse.index import HeldFile, HeldInstance, InstanceIndex, Query
 from vna.dimse.moving import MoveOutcome, move
 from vna.dimse.node import OurNode
 from vna.dimse.service import receiving
@@ -19,8 +20,12 @@ __all__ = [
     "ContextGroup",
     "EchoAnswer",
     "GetOutcome",
+    "HeldFile",
+    "HeldInstance",
+    "InstanceIndex",
     "MoveOutcome",
     "OurNode",
+    "Query",
     "SourceGate",
     "associate",
     "echo",

@@ -1,0 +1,357 @@
+"""C-FIND over the catalog (PS3.4 C.4.1.3, hierarchical and relational alike): pages of candidates that the database
+finds by its indexes, of which those are answered whose attributes match.
+
+From the top down: the studies that match the keys of their level, of these the series, of these the instances.
+Every page is a short transaction; it begins where the last one ended.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from types import MappingProxyType
+from typing import Any
+
+from sqlalchemy import func, select, tuple_
+from sqlalchemy.engine import Connection, Engine
+
+from vna.catalog.attributes import INSTANCE_KEYWORDS, SERIES_KEYWORDS, STUDY_KEYWORDS
+from vna.catalog.holding import LEVELS
+from vna.catalog.lists import is_one_of
+from vna.catalog.matching import Matcher, matcher
+from vna.catalog.narrowing import candidates
+from vna.catalog.recording import table_of
+from vna.catalog.tables import Instance, Series, Study, Version
+from vna.dimse import Query
+
+_STUDY, _SERIES, _INSTANCE, _VERSION = (table_of(model) for model in (Study, Series, Instance, Version))
+
+Values = dict[str, str]
+"""Keyword to text of one patient, study, series or instance, with those above it."""
+
+UNIQUE = {
+    "PATIENT": "PatientID",
+    "STUDY": "StudyInstanceUID",
+    "SERIES": "SeriesInstanceUID",
+    "IMAGE": "SOPInstanceUID",
+}
+_PATIENT_KEYWORDS = ("PatientID", "IssuerOfPatientID", "PatientName", "PatientBirthDate", "PatientSex")
+_PATIENT_COUNTS = (
+    "NumberOfPatientRelatedStudies",
+    "NumberOfPatientRelatedSeries",
+    "NumberOfPatientRelatedInstances",
+)
+_STUDY_SUMS = (
+    "ModalitiesInStudy",
+    "SOPClassesInStudy",
+    "NumberOfStudyRelatedSeries",
+    "NumberOfStudyRelatedInstances",
+)
+_COUNTS = frozenset({*_PATIENT_COUNTS, *_STUDY_SUMS[2:], "NumberOfSeriesRelatedInstances"})
+"""Returned, never matched: nobody looks for a number of images."""
+_OF_LEVEL: Mapping[str, frozenset[str]] = {
+    "PATIENT": frozenset({*_PATIENT_KEYWORDS, *_PATIENT_COUNTS}),
+    "STUDY": frozenset({"StudyInstanceUID", *STUDY_KEYWORDS, *_STUDY_SUMS}),
+    "SERIES": frozenset({"SeriesInstanceUID", *SERIES_KEYWORDS, "NumberOfSeriesRelatedInstances"}),
+    "IMAGE": frozenset(
+        {
+            *("SOPInstanceUID", "SOPClassUID", "AvailableTransferSyntaxUID"),
+            *(keyword for keyword in INSTANCE_KEYWORDS if keyword != "SpecificCharacterSet"),
+        }
+    ),
+}
+_STUDY_ATTRIBUTES = frozenset({*STUDY_KEYWORDS})
+
+
+def _supported(level: str) -> frozenset[str]:
+    above = LEVELS[: LEVELS.index(level) + 1]
+    return frozenset(keyword for one in above for keyword in _OF_LEVEL[one])
+
+
+SUPPORTED: Mapping[str, frozenset[str]] = MappingProxyType({level: _supported(level) for level in LEVELS})
+"""Level to the keywords that are matched and returned there, those of the levels above with them."""
+
+_FIRST_STUDIES, _MOST_STUDIES = (
+    {"STUDY": 32, "SERIES": 16, "IMAGE": 8},
+    {"STUDY": 512, "SERIES": 64, "IMAGE": 16},
+)
+_FIRST_INSTANCES, _MOST_INSTANCES = 64, 1000
+_PATIENTS = 100
+
+
+def search(engine: Engine, query: Query) -> Iterator[Mapping[str, str]]:
+    """The answers to a query as they are found; raises `CatalogUnavailable`, `CatalogRefused`.
+
+    Each has the keys that were asked for and are supported, and the unique keys of its level and above.
+    """
+    found = _Search(engine, query)
+    above = LEVELS[0 if query.patient_root else 1 : LEVELS.index(query.level) + 1]
+    told = sorted({*(UNIQUE[level] for level in above), *(query.keys.keys() & SUPPORTED[query.level])})
+    for values in found.answers():
+        yield {keyword: values.get(keyword, "") for keyword in told}
+
+
+class _Search:
+    """One query. `_asked` are its supported keys, of this level and those above."""
+
+    def __init__(self, engine: Engine, query: Query) -> None:
+        self._engine, self._dialect, self._level = engine, engine.dialect.name, query.level
+        self._asked = {
+            keyword: key for keyword, key in query.keys.items() if keyword in SUPPORTED[query.level]
+        }
+
+    def answers(self) -> Iterator[Values]:
+        if self._level == "PATIENT":
+            yield from self._patients()
+            return
+        for studies in self._studies():
+            if self._level == "STUDY":
+                yield from studies.values()
+                continue
+            series = self._series(studies)
+            if self._level == "SERIES":
+                yield from series.values()
+            elif series:
+                yield from self._instances(series)
+
+    def _matchers(self, level: str, *without: str) -> list[tuple[str, Matcher]]:
+        """The keys of one level that not everything matches."""
+        keywords = sorted(self._asked.keys() & _OF_LEVEL[level] - _COUNTS - {*without})
+        found = [(keyword, matcher(keyword, self._asked[keyword])) for keyword in keywords]
+        return [(keyword, matches) for keyword, matches in found if matches is not None]
+
+    # -- studies
+
+    def _studies(self) -> Iterator[dict[str, Values]]:
+        """The matching studies by UID, page by page."""
+        narrow = candidates(self._dialect, self._asked, _STUDY_ATTRIBUTES)
+        order = [*([] if narrow.order is None else [narrow.order]), _STUDY.c.study_instance_uid]
+        statement = (
+            select(_STUDY.c.study_instance_uid, _STUDY.c.attributes, *order)
+            .where(*narrow.conditions)
+            .order_by(*order)
+        )
+        own = [*self._matchers("PATIENT"), *self._matchers("STUDY", *_STUDY_SUMS)]
+        size, last = _FIRST_STUDIES[self._level], None
+        while True:
+            page = statement if last is None else statement.where(_after(order, last))
+            with self._engine.connect() as connection:
+                rows = connection.execute(page.limit(size)).all()
+                found = {row[0]: {**row[1], "StudyInstanceUID": row[0]} for row in rows}
+                found = {uid: values for uid, values in found.items() if _all_match(own, values)}
+                found = self._summed_up(connection, found)
+            if found:
+                yield found
+            if len(rows) < size:
+                return
+            last = tuple(rows[-1][2:])
+            size = min(4 * size, _MOST_STUDIES[self._level])
+
+    def _summed_up(self, connection: Connection, found: dict[str, Values]) -> dict[str, Values]:
+        """With what lies below each study, where that is asked for."""
+        if not found:
+            return found
+        if not self._asked.keys().isdisjoint(_STUDY_SUMS):
+            for uid, sums in _sums_of_studies(connection, self._dialect, list(found)).items():
+                found[uid].update(sums)
+            matchers = [one for one in self._matchers("STUDY") if one[0] in _STUDY_SUMS]
+            found = {uid: values for uid, values in found.items() if _all_match(matchers, values)}
+        if not self._asked.keys().isdisjoint(_PATIENT_COUNTS):
+            counts = _counts_of_patients(
+                connection, self._dialect, {values.get("PatientID", "") for values in found.values()}
+            )
+            for values in found.values():
+                values.update(counts[_patient(values)])
+        return found
+
+    # -- series and instances
+
+    def _series(self, studies: Mapping[str, Values]) -> dict[tuple[str, str], Values]:
+        """The matching series of some studies, by the UIDs of both; one without any instance is none."""
+        own = self._matchers("SERIES")
+        found: dict[tuple[str, str], Values] = {}
+        with self._engine.connect() as connection:
+            counts = _instances_of_series(connection, self._dialect, studies)
+            rows = connection.execute(
+                select(_SERIES.c.study_instance_uid, _SERIES.c.series_instance_uid, _SERIES.c.attributes)
+                .where(is_one_of(self._dialect, _SERIES.c.study_instance_uid, studies))
+                .order_by(_SERIES.c.study_instance_uid, _SERIES.c.series_instance_uid)
+            )
+            for study, series, attributes in rows:
+                values = {**studies[study], **attributes, "SeriesInstanceUID": series}
+                if (study, series) in counts and _all_match(own, values):
+                    values["NumberOfSeriesRelatedInstances"] = str(counts[study, series])
+                    found[study, series] = values
+        return found
+
+    def _instances(self, series: Mapping[tuple[str, str], Values]) -> Iterator[Values]:
+        """The matching instances of some series, page by page."""
+        own = self._matchers("IMAGE")
+        order = [_INSTANCE.c.study_instance_uid, _INSTANCE.c.sop_instance_uid]
+        columns = ("series_instance_uid", "sop_class_uid", "attributes")
+        statement = (
+            select(*order, *(_INSTANCE.c[name] for name in columns), _VERSION.c.transfer_syntax_uid)
+            .join(_VERSION, _VERSION.c.version_id == _INSTANCE.c.told_by)
+            .where(is_one_of(self._dialect, _INSTANCE.c.study_instance_uid, {study for study, _ in series}))
+            .where(is_one_of(self._dialect, _INSTANCE.c.series_instance_uid, {uid for _, uid in series}))
+            .order_by(*order)
+        )
+        if uids := self._asked.get("SOPInstanceUID"):
+            statement = statement.where(
+                is_one_of(self._dialect, _INSTANCE.c.sop_instance_uid, uids.split("\\"))
+            )
+        size, last = _FIRST_INSTANCES, None
+        while True:
+            page = statement if last is None else statement.where(_after(order, last))
+            with self._engine.connect() as connection:
+                rows = connection.execute(page.limit(size)).all()
+            for study, sop, of_series, sop_class, attributes, syntax in rows:
+                above = series.get((study, of_series))
+                if above is None:
+                    continue
+                values = {
+                    **above,
+                    **attributes,
+                    "SOPInstanceUID": sop,
+                    "SOPClassUID": sop_class,
+                    "AvailableTransferSyntaxUID": syntax,
+                }
+                if _all_match(own, values):
+                    yield values
+            if len(rows) < size:
+                return
+            last = tuple(rows[-1][:2])
+            size = min(4 * size, _MOST_INSTANCES)
+
+    # -- patients
+
+    def _patients(self) -> Iterator[Values]:
+        """Patients by Patient ID and its issuer, with the attributes of the study that was told last."""
+        narrow = candidates(self._dialect, self._asked, frozenset(_PATIENT_KEYWORDS))
+        column = _STUDY.c.patient_id
+        statement = select(column).where(*narrow.conditions).distinct().order_by(column).limit(_PATIENTS)
+        own = self._matchers("PATIENT")
+        with_counts = not self._asked.keys().isdisjoint(_PATIENT_COUNTS)
+        last = None
+        while True:
+            with self._engine.connect() as connection:
+                page = connection.execute(
+                    statement if last is None else statement.where(column > last)
+                ).scalars()
+                patient_ids = list(page)
+                found = _patients_of(connection, self._dialect, patient_ids)
+                if with_counts:
+                    counts = _counts_of_patients(connection, self._dialect, patient_ids)
+                    for patient, values in found.items():
+                        values.update(counts[patient])
+            yield from (values for values in found.values() if _all_match(own, values))
+            if len(patient_ids) < _PATIENTS:
+                return
+            last = patient_ids[-1]
+
+
+def _after(order: Sequence[Any], last: Sequence[Any]) -> Any:
+    if len(order) == 1:
+        return order[0] > last[0]
+    return tuple_(*order) > tuple_(*last)
+
+
+def _all_match(matchers: Sequence[tuple[str, Matcher]], values: Mapping[str, str]) -> bool:
+    return all(matches(values.get(keyword, "")) for keyword, matches in matchers)
+
+
+# -- what lies below
+
+
+def _sums_of_studies(connection: Connection, dialect: str, uids: Sequence[str]) -> dict[str, Values]:
+    instance = _INSTANCE.c
+    rows = connection.execute(
+        select(
+            instance.study_instance_uid, instance.series_instance_uid, instance.sop_class_uid, func.count()
+        )
+        .where(is_one_of(dialect, instance.study_instance_uid, uids))
+        .group_by(instance.study_instance_uid, instance.series_instance_uid, instance.sop_class_uid)
+    )
+    series: defaultdict[str, set[str]] = defaultdict(set)
+    classes: defaultdict[str, set[str]] = defaultdict(set)
+    counts: defaultdict[str, int] = defaultdict(int)
+    for study, of_series, sop_class, count in rows:
+        series[study].add(of_series)
+        classes[study].add(sop_class)
+        counts[study] += count
+    modalities: defaultdict[str, set[str]] = defaultdict(set)
+    told = connection.execute(
+        select(_SERIES.c.study_instance_uid, _SERIES.c.series_instance_uid, _SERIES.c.modality).where(
+            is_one_of(dialect, _SERIES.c.study_instance_uid, uids)
+        )
+    )
+    for study, of_series, modality in told:
+        if of_series in series[study]:
+            modalities[study].add(modality)
+    return {
+        uid: {
+            "ModalitiesInStudy": "\\".join(sorted(filter(None, modalities[uid]))),
+            "SOPClassesInStudy": "\\".join(sorted(filter(None, classes[uid]))),
+            "NumberOfStudyRelatedSeries": str(len(series[uid])),
+            "NumberOfStudyRelatedInstances": str(counts[uid]),
+        }
+        for uid in uids
+    }
+
+
+def _instances_of_series(
+    connection: Connection, dialect: str, studies: Mapping[str, Values]
+) -> dict[tuple[str, str], int]:
+    instance = _INSTANCE.c
+    rows = connection.execute(
+        select(instance.study_instance_uid, instance.series_instance_uid, func.count())
+        .where(is_one_of(dialect, instance.study_instance_uid, studies))
+        .group_by(instance.study_instance_uid, instance.series_instance_uid)
+    )
+    return {(study, series): count for study, series, count in rows}
+
+
+def _patient(values: Mapping[str, str]) -> tuple[str, str]:
+    return values.get("PatientID", ""), values.get("IssuerOfPatientID", "")
+
+
+def _patients_of(
+    connection: Connection, dialect: str, patient_ids: Sequence[str]
+) -> dict[tuple[str, str], Values]:
+    rows = connection.execute(
+        select(_STUDY.c.attributes, _STUDY.c.told_at, _STUDY.c.told_by)
+        .where(is_one_of(dialect, _STUDY.c.patient_id, patient_ids))
+        .order_by(_STUDY.c.patient_id)
+    )
+    newest: dict[tuple[str, str], tuple[tuple[str, str], Values]] = {}
+    for attributes, *told in rows:
+        patient, when = _patient(attributes), (told[0], told[1])
+        if patient not in newest or when > newest[patient][0]:
+            newest[patient] = when, attributes
+    return {patient: values for patient, (_, values) in newest.items()}
+
+
+def _counts_of_patients(
+    connection: Connection, dialect: str, patient_ids: Sequence[str] | set[str]
+) -> dict[tuple[str, str], Values]:
+    below = (
+        select(
+            _INSTANCE.c.study_instance_uid,
+            func.count(func.distinct(_INSTANCE.c.series_instance_uid)).label("series"),
+            func.count().label("instances"),
+        )
+        .join(_STUDY, _STUDY.c.study_instance_uid == _INSTANCE.c.study_instance_uid)
+        .where(is_one_of(dialect, _STUDY.c.patient_id, patient_ids))
+        .group_by(_INSTANCE.c.study_instance_uid)
+        .subquery()
+    )
+    issuer = func.coalesce(_STUDY.c.attributes["IssuerOfPatientID"].as_string(), "")
+    rows = connection.execute(
+        select(
+            _STUDY.c.patient_id, issuer, func.count(), func.sum(below.c.series), func.sum(below.c.instances)
+        )
+        .join(below, below.c.study_instance_uid == _STUDY.c.study_instance_uid)
+        .group_by(_STUDY.c.patient_id, issuer)
+    )
+    return {
+        (patient_id, of_issuer): dict(zip(_PATIENT_COUNTS, map(str, counts), strict=True))
+        for patient_id, of_issuer, *counts in rows
+    }
