@@ -40,6 +40,7 @@ HEALTH_NOTHING: Mapping[str, object] = {
     "seconds": None,
     "processes": 0,
     "associations": 0,
+    "waiting": 0,
     "accepted": 0,
     "refused": {},
     "last_refusals": [],
@@ -53,7 +54,7 @@ HEALTH_NOTHING: Mapping[str, object] = {
     "aside": 0,
     "free_bytes": None,
     "reserve_bytes": None,
-    "certificate_expires": None,
+    "certificate_ends": "",
 }
 NOTHING_DONE: Mapping[str, Mapping[str, object]] = {
     "retrieve": RETRIEVE_NOTHING,

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cli.console import say, show
-from cli.health import Finding, of_aside, of_refusals, of_traffic, of_waiting
+from cli.health import Finding, of_aside, of_certificate, of_refusals, of_traffic, of_waiting
 from cli.unit_folders import overlapping
 from cli.verifying import lost_catalog
 from vna.errors import BackupError, CatalogUnavailable
@@ -102,6 +102,7 @@ def _port(settings: Settings) -> Iterator[Finding]:
         status = together(read_statuses(settings))
         yield from of_traffic(status)
         yield from of_refusals(status)
+        yield from of_certificate(status)
     elif port_is_free(settings.scp_bind, settings.scp_port):
         yield Finding(
             False,

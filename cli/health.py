@@ -14,6 +14,22 @@ from vna.settings import Settings
 from vna.spool import Spool, Waiting
 
 _LONG_SECONDS = 3600.0
+_SOON_DAYS = 30
+_REASONS = {
+    "called-aet": "not our AE title called",
+    "calling-aet": "unknown calling AE title",
+    "address": "wrong address",
+    "tls": "not by TLS, or TLS not agreed",
+    "tls-subject": "another certificate",
+    "limit": "too many associations",
+    "address-limit": "too many associations of one address",
+    "crowd": "too many connections",
+    "silent": "connection that said nothing",
+    "not-dicom": "not DICOM",
+    "version": "another protocol version",
+    "stopping": "while ending",
+    "failure": "could not be served",
+}
 _MANY_REFUSALS = 5
 
 
@@ -65,7 +81,7 @@ def look(settings: Settings) -> Health:
         status = together(read_statuses(settings))
         names = set(HEALTH_NOTHING) & set(ScpStatus.model_fields) - {"pid"}
         health.facts |= status.model_dump(mode="json", include=names)
-        health.findings += [*of_traffic(status), *of_refusals(status)]
+        health.findings += [*of_traffic(status), *of_refusals(status), *of_certificate(status)]
     try:
         _look_at_spool(settings, status, health)
     except BackupError as error:
@@ -140,17 +156,30 @@ def of_refusals(status: ScpStatus) -> Iterator[Finding]:
     """Who was refused, and why."""
     if not status.refused:
         return
-    by_reason = ", ".join(f"{count} × {reason}" for reason, count in sorted(status.refused.items()))
+    by_reason = ", ".join(
+        f"{count} × {_REASONS.get(reason, reason)}" for reason, count in sorted(status.refused.items())
+    )
     yield Finding(
         False,
         f"{_counted(sum(status.refused.values()), 'association')} refused since its start: {by_reason}.",
     )
-    for refusal in status.last_refusals[-_MANY_REFUSALS:]:
-        why = refusal.sentence or refusal.reason
+    for refusal in status.last_refusals[:_MANY_REFUSALS]:
+        who = f"{refusal.calling_aet} at {refusal.address}" if refusal.calling_aet else refusal.address
+        at = datetime.datetime.fromisoformat(refusal.at).timestamp()
+        yield Finding(False, f"{who} was refused at {_at(at)}: {refusal.sentence.rstrip('.')}.")
+
+
+def of_certificate(status: ScpStatus) -> Iterator[Finding]:
+    """When the certificate of the server ends; in its last month something must be done."""
+    if not status.certificate_ends:
+        return
+    ends = datetime.datetime.fromisoformat(status.certificate_ends)
+    days = (ends - datetime.datetime.now(datetime.UTC)).days
+    if days < 0:
+        yield Finding(True, f"The certificate of the DICOM server ended on {ends:%Y-%m-%d}; renew it.")
+    else:
         yield Finding(
-            False,
-            f"Refused at {_at(refusal.at)}: {refusal.calling_aet!r} at {refusal.address} calling "
-            f"{refusal.called_aet!r}: {why.rstrip('.')}.",
+            days < _SOON_DAYS, f"The certificate of the DICOM server ends on {ends:%Y-%m-%d}, in {days} days."
         )
 
 

@@ -18,6 +18,8 @@ from collections.abc import Generator
 
 from dicom_scp.children import Child
 from dicom_scp.receiving import ReceivingProcess
+from vna.dimse.listening import listen
+from vna.dimse.server_tls import ServerTls, TlsFiles
 from vna.dimse.service import answers_itself, as_the_server_of, child_environment
 from vna.dimse.status import (
     EVERY_SECONDS,
@@ -28,7 +30,6 @@ from vna.dimse.status import (
     together,
     write_status,
 )
-from vna.errors import PortInUse
 from vna.platform import can_share_sockets, has_service_manager, tell_service_manager, watchdog_seconds
 from vna.settings import Settings
 from vna.spool import Spool
@@ -40,8 +41,8 @@ GRACE_SECONDS = 20.0
 
 _INDEXER = [sys.executable, "-m", "vna.indexing", "--bound"]
 _RECEIVER = [sys.executable, "-m", "dicom_scp", "--bound"]
-_BACKLOG = 512
 _END_SECONDS = 3.0
+_CLOSING_SECONDS = 0.5
 
 
 def run_family(
@@ -123,10 +124,13 @@ class _Family:
             child.ask_to_stop()
         if self._own is not None:
             self._own.stop_listening()
+        if self._sockets:
+            time.sleep(_CLOSING_SECONDS)  # until the children have closed the port on their side
         for listening in self._sockets:
             with contextlib.suppress(OSError):  # ends it for the children too where the platform can do that
                 listening.shutdown(socket.SHUT_RDWR)
             listening.close()
+        self._sockets.clear()
 
     def end(self) -> None:
         """Return when all have ended, at the end of the grace period at the latest."""
@@ -143,6 +147,8 @@ class _Family:
     def _start_receivers(self) -> None:
         settings = self._settings
         options = ["--open"] if self._open else []
+        if (tls := TlsFiles.from_settings(settings)) is not None:
+            ServerTls(tls)  # what cannot be used is told once, and not by each child again and again
         if not settings.scp_tls_only:
             options += ["--socket", str(self._listen(settings.scp_port))]
         if settings.scp_tls_port is not None:
@@ -156,12 +162,7 @@ class _Family:
             receiver.start()
 
     def _listen(self, port: int) -> int:
-        host = self._settings.scp_bind
-        family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        try:
-            listening = socket.create_server((host, port), family=family, backlog=_BACKLOG)
-        except OSError as error:
-            raise PortInUse(host, port) from error
+        listening = listen(self._settings.scp_bind, port)
         self._sockets.append(listening)
         return listening.fileno()
 

@@ -6,12 +6,14 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
+from dicom_scp.holdings import services_of
 from vna.dimse.receiver import Receiver
-from vna.dimse.status import EVERY_SECONDS, ScpStatus, remove_status, write_status
+from vna.dimse.status import EVERY_SECONDS, RefusedAssociation, ScpStatus, remove_status, write_status
 from vna.settings import Settings
-from vna.site import Site, WatchedSite
+from vna.site import WatchedSite
+from vna.spool import Spool
 
 _log = logging.getLogger(__name__)
 
@@ -55,41 +57,47 @@ class ReceivingProcess:
     ) -> None:
         self._settings = settings
         self._watched = WatchedSite(settings)
-        self._share = share
         self._indexer = indexer
         self._started = time.time()
         self._told_problem = ""
         self._stop = threading.Event()
         self._reporter = threading.Thread(target=self._report, name="status", daemon=True)
+        self._services = services_of(
+            settings, self._watched, Spool(settings.spool_path, settings.reserve_bytes)
+        )
+        self._commitments = threading.Thread(
+            target=self._services.commitment.run, args=(self._stop,), name="commitments", daemon=True
+        )
         self.receiver = Receiver.from_settings(
-            settings, self._site, open_to_loopback=open_to_loopback, socket=plain, tls_socket=tls
+            settings,
+            self._watched,
+            services=self._services.every,
+            open_to_loopback=open_to_loopback,
+            socket=plain,
+            tls_socket=tls,
+            processes=share,
         )
 
     def start(self) -> None:
         """Listen. Raises `SpoolUnusable` and `PortInUse`."""
         self.receiver.start()
         self._reporter.start()
+        self._commitments.start()
 
     def stop_listening(self) -> None:
-        """Take no new association; those that are open go on."""
+        """Take no new association; those that are open go on. What commitment waits for is left to the next start."""
         self.receiver.stop_listening()
+        self._stop.set()
 
     def drain(self, grace_seconds: float) -> None:
         """Let what is being received come to its end, then end the rest."""
+        self.stop_listening()
+        ends = time.monotonic() + grace_seconds
         self.receiver.drain(grace_seconds)
-        self._stop.set()
-        if self._reporter.is_alive():
-            self._reporter.join()
+        for thread in (self._reporter, self._commitments):
+            if thread.is_alive():
+                thread.join(max(0.5, ends - time.monotonic()))  # a report half made is made again
         remove_status(self._settings, os.getpid())
-
-    def _site(self) -> Site:
-        """The site as it is now, with this process's part of the associations served at once."""
-        site = self._watched()
-        if self._share == 1:
-            return site
-        whole = site.server.max_associations or self._settings.max_associations
-        server = site.server.model_copy(update={"max_associations": -(-whole // self._share)})
-        return site.model_copy(update={"server": server})
 
     # -- what it says of itself
 
@@ -109,12 +117,29 @@ class ReceivingProcess:
                 return
 
     def _status(self) -> ScpStatus:
-        problem = self._watched.problem
+        counts, tls = self.receiver.counts, self.receiver.tls
         return ScpStatus(
             pid=os.getpid(),
             at=time.time(),
             started=self._started,
             processes=1,
+            associations=counts.open_associations,
+            waiting=counts.waiting,
+            accepted=counts.accepted,
+            refused={reason.value: count for reason, count in counts.refused.items()},
+            last_refusals=tuple(map(RefusedAssociation.model_validate, counts.last_refused)),
+            instances=counts.received_instances,
+            bytes=counts.received_bytes,
+            refused_instances={
+                f"0x{status:04X}": count for status, count in counts.refused_instances.items()
+            },
+            certificate_ends="" if tls is None else tls.expires_at.isoformat(timespec="seconds"),
             indexer=self._indexer(),
-            problems=(f"{problem} The last good one stays in use.",) if problem else (),
+            problems=tuple(self._problems()),
         )
+
+    def _problems(self) -> Iterator[str]:
+        if self._watched.problem:
+            yield f"{self._watched.problem} The last good one stays in use."
+        if self.receiver.tls is not None and self.receiver.tls.problem:
+            yield f"{self.receiver.tls.problem} The last good certificate stays in use."

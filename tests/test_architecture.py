@@ -36,6 +36,8 @@ NO_DATABASE = {
     "vna.simulated_pacs",
     "dicom_scp",
 }
+# The one module of the server that opens the catalog, at the first question and not before.
+OPENS_THE_CATALOG = ("dicom_scp.holdings", "vna.catalog")
 DATABASE = {"sqlalchemy", "sqlmodel", "alembic", "psycopg"}
 
 
@@ -91,12 +93,22 @@ def test_the_receivers_side_of_the_library_needs_no_database() -> None:
             if not any(name == base or name.startswith(base + ".") for base in allowed):
                 continue
             for line, imported in imports(path):
+                if (name, ".".join(imported.split(".")[:2])) == OPENS_THE_CATALOG:
+                    continue
                 if imported.split(".")[0] in DATABASE or (
                     imported.startswith("vna.")
                     and not any(imported == base or imported.startswith(base + ".") for base in allowed)
                 ):
                     wrong.append(f"{path.relative_to(ROOT)}:{line} imports {imported}")
     assert not wrong
+
+
+def test_the_catalog_is_imported_by_the_server_only_inside_a_function() -> None:
+    name, catalog = OPENS_THE_CATALOG
+    tree = ast.parse((ROOT / (name.replace(".", "/") + ".py")).read_text(encoding="utf-8"))
+    at_start = [node for node in tree.body if isinstance(node, ast.ImportFrom)]
+    assert catalog not in {node.module for node in at_start}
+    assert catalog in {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
 
 
 def test_a_room_of_the_library_uses_only_the_public_names_of_another() -> None:

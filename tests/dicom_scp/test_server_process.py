@@ -5,11 +5,9 @@ import hashlib
 import os
 import signal
 import socket
-import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -19,60 +17,21 @@ sys.path.insert(0, str(ROOT / "tests" / "dimse"))
 
 from arranging_receiver import Sender, all_received, dataset_of, p_data, pdv, store_command  # noqa: E402
 
+from tests.dicom_scp.arranging_server import (  # noqa: E402
+    know_the_sender,
+    server,
+    settings_in,
+    spool_of,
+    until,
+)
 from vna.dimse.service import receiving, running_scp  # noqa: E402
 from vna.errors import PortInUse, SettingsError  # noqa: E402
 from vna.settings import Settings  # noqa: E402
-from vna.site import RemoteServer, Site, publish_site  # noqa: E402
-from vna.spool import Spool  # noqa: E402
 
 
 @pytest.fixture
 def settings(tmp_path: Path) -> Settings:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    return Settings(home=tmp_path / "home", scp_port=port, scp_bind="127.0.0.1", reserve_bytes=0)
-
-
-def know_the_sender(settings: Settings) -> None:
-    """A backup's own server takes from registered servers only."""
-    sender = RemoteServer(name="sender", aet="SENDER", host="127.0.0.1", port=104)
-    publish_site(settings, Site(remotes={"sender": sender}))
-
-
-def environment(settings: Settings, **more: str) -> dict[str, str]:
-    return os.environ | {
-        "BACKUPDR_HOME": str(settings.home),
-        "BACKUPDR_SCP_PORT": str(settings.scp_port),
-        "BACKUPDR_SCP_BIND": "127.0.0.1",
-        "BACKUPDR_RESERVE_BYTES": "0",
-        **more,
-    }
-
-
-def until(claim: object, seconds: float = 15) -> None:
-    deadline = time.monotonic() + seconds
-    while not claim():  # type: ignore[operator]
-        assert time.monotonic() < deadline, "did not happen in time"
-        time.sleep(0.02)
-
-
-@contextlib.contextmanager
-def server(settings: Settings, *options: str, **more: str) -> Iterator["subprocess.Popen[bytes]"]:
-    command = [sys.executable, "-m", "dicom_scp", "--open", *options]
-    process = subprocess.Popen(
-        command, cwd=ROOT, env=environment(settings, **more), stdin=subprocess.PIPE, stderr=subprocess.PIPE
-    )
-    try:
-        until(lambda: running_scp(settings) is not None or process.poll() is not None)
-        yield process
-    finally:
-        process.kill()
-        process.communicate()
-
-
-def spool_of(settings: Settings) -> Spool:
-    return Spool(settings.spool_path, 0)
+    return settings_in(tmp_path)
 
 
 def test_a_running_server_is_found_and_after_its_end_it_is_not(settings: Settings) -> None:

@@ -52,8 +52,10 @@ class InstanceIndex(Protocol):
     Each method raises `CatalogUnavailable` where it cannot answer now; an answer is never a guess.
     """
 
-    supported_keywords: Mapping[str, frozenset[str]]
-    """Level to the keywords it matches and returns there; others are answered empty (PS3.4 C.2.2.1.3)."""
+    @property
+    def supported_keywords(self) -> Mapping[str, frozenset[str]]:
+        """Level to the keywords it matches and returns there; others are answered empty (PS3.4 C.2.2.1.3)."""
+        ...
 
     def matches(self, query: Query) -> Iterator[Mapping[str, str]]:
         """The answers to a query, one mapping of keyword to text for each match, as they are found.

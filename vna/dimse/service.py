@@ -8,7 +8,6 @@ import contextlib
 import json
 import logging
 import os
-import socket
 import subprocess
 import sys
 import threading
@@ -19,6 +18,7 @@ from pathlib import Path
 
 import vna
 from vna.dimse.echoing import EchoAnswer, echo
+from vna.dimse.listening import listen
 from vna.dimse.node import OurNode
 from vna.durable import write_durably
 from vna.errors import AssociationRejected, BackupError, PortInUse, ReceiverFailed, SettingsError
@@ -238,15 +238,14 @@ def _facts_path(settings: Settings) -> Path:
 
 
 def _refuse_a_strangers_port(settings: Settings) -> None:
-    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
-        if os.name == "posix":
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    ports = [] if settings.scp_tls_only else [settings.scp_port]
+    ports += [] if settings.scp_tls_port is None else [settings.scp_tls_port]
+    for port in ports:
         try:
-            probe.bind((settings.scp_bind, settings.scp_port))
-            probe.listen()
-        except OSError as error:
+            listen(settings.scp_bind, port).close()
+        except PortInUse:
             if not is_locked(_lock_path(settings)):
-                raise PortInUse(settings.scp_bind, settings.scp_port) from error
+                raise
 
 
 def child_environment(settings: Settings) -> dict[str, str]:

@@ -23,11 +23,11 @@ MOST_REFUSALS = 20
 
 
 class RefusedAssociation(BaseModel):
-    """An association that was refused; `at` in seconds since 1970, `reason` in words."""
+    """An association that was refused, as `vna.dimse.tally` has it; `at` is UTC in ISO 8601."""
 
-    model_config = ConfigDict(frozen=True)
+    model_config = ConfigDict(frozen=True, from_attributes=True)
 
-    at: float
+    at: str
     calling_aet: str
     called_aet: str
     address: str
@@ -38,8 +38,9 @@ class RefusedAssociation(BaseModel):
 class ScpStatus(BaseModel):
     """One process of our DICOM server, or all of them together. Counts are since its start.
 
-    `refused` counts associations by reason, `refused_instances` C-STORE requests by status ("0xA700"). `indexer` is
-    empty where this server has none beside it, else "running" or "ended".
+    `refused` counts associations by reason, `refused_instances` C-STORE requests by status ("0xA700");
+    `last_refusals` has the newest first. `certificate_ends` is ISO 8601, empty without TLS. `indexer` is empty where
+    this server has none beside it, else "running" or "ended".
     """
 
     model_config = ConfigDict(frozen=True)
@@ -50,12 +51,15 @@ class ScpStatus(BaseModel):
     processes: int = 0
     """How many of them take associations."""
     associations: int = 0
+    waiting: int = 0
+    """Connections that have not yet asked for an association."""
     accepted: int = 0
     refused: Mapping[str, int] = {}
     last_refusals: tuple[RefusedAssociation, ...] = ()
     instances: int = 0
     bytes: int = 0
     refused_instances: Mapping[str, int] = {}
+    certificate_ends: str = ""
     indexer: str = ""
     problems: tuple[str, ...] = ()
 
@@ -113,17 +117,20 @@ def together(statuses: Iterable[ScpStatus]) -> ScpStatus:
         refused.update(status.refused)
         refused_instances.update(status.refused_instances)
     refusals = sorted((each for status in known for each in status.last_refusals), key=lambda each: each.at)
+    refusals.reverse()
     return ScpStatus(
         at=max((status.at for status in known), default=0.0),
         started=min((status.started for status in known), default=0.0),
         processes=sum(status.processes for status in known),
         associations=sum(status.associations for status in known),
+        waiting=sum(status.waiting for status in known),
         accepted=sum(status.accepted for status in known),
         refused=dict(refused),
-        last_refusals=tuple(refusals[-MOST_REFUSALS:]),
+        last_refusals=tuple(refusals[:MOST_REFUSALS]),
         instances=sum(status.instances for status in known),
         bytes=sum(status.bytes for status in known),
         refused_instances=dict(refused_instances),
+        certificate_ends=min((each.certificate_ends for each in known if each.certificate_ends), default=""),
         indexer=next((status.indexer for status in known if status.indexer), ""),
         problems=tuple(dict.fromkeys(problem for status in known for problem in status.problems)),
     )
