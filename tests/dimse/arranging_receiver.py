@@ -1,6 +1,8 @@
 """What the receiver's tests arrange: a sender in a few lines, which can also misbehave."""
 
+import re
 import socket
+import ssl
 import struct
 from pathlib import Path
 
@@ -11,7 +13,7 @@ from pynetdicom.pdu_primitives import (
     ImplementationClassUIDNotification,
     MaximumLengthNotification,
 )
-from pynetdicom.presentation import build_context
+from pynetdicom.presentation import build_context, build_role
 
 from vna.spool import ReceivedFile, Spool, dataset_offset
 
@@ -23,16 +25,21 @@ TEST_FILES = Path(pydicom.__file__).parent / "data" / "test_files"
 
 
 def association_request(
-    contexts: list[tuple[str, list[str]]], called: str = "BACKUPDR", max_pdu: int = 131072
+    contexts: list[tuple[str, list[str]]],
+    called: str = "BACKUPDR",
+    max_pdu: int = 131072,
+    calling: str = "SENDER",
+    roles: dict[str, tuple[bool, bool]] | None = None,
 ) -> bytes:
     primitive = A_ASSOCIATE()
     primitive.application_context_name = "1.2.840.10008.3.1.1.1"
-    primitive.calling_ae_title, primitive.called_ae_title = "SENDER", called
+    primitive.calling_ae_title, primitive.called_ae_title = calling, called
     length = MaximumLengthNotification()
     length.maximum_length_received = max_pdu
     implementation = ImplementationClassUIDNotification()
     implementation.implementation_class_uid = "1.2.3.4"
-    primitive.user_information = [length, implementation]
+    proposals = [build_role(uid, scu_role=scu, scp_role=scp) for uid, (scu, scp) in (roles or {}).items()]
+    primitive.user_information = [length, implementation, *proposals]
     proposed = [build_context(name, syntaxes) for name, syntaxes in contexts]
     for number, context in enumerate(proposed):
         context.context_id = 2 * number + 1
@@ -84,13 +91,38 @@ class Sender:
     """One association, byte by byte."""
 
     def __init__(
-        self, port: int, contexts: list[tuple[str, list[str]]] | None = None, **request: object
+        self,
+        port: int,
+        contexts: list[tuple[str, list[str]]] | None = None,
+        tls: ssl.SSLContext | None = None,
+        **request: object,
     ) -> None:
         self.socket = socket.create_connection(("127.0.0.1", port), timeout=20)
+        if tls is not None:
+            self.socket = tls.wrap_socket(self.socket)
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         contexts = contexts or [(CT, [EXPLICIT]), (VERIFICATION, [EXPLICIT])]
         self.socket.sendall(association_request(contexts, **request))  # pyright: ignore[reportArgumentType]
         self.kind, self.answer = self.pdu()
+
+    @property
+    def refused(self) -> tuple[int, ...]:
+        """Result, source and diagnostic of an A-ASSOCIATE-RJ; empty if it was accepted."""
+        return tuple(self.answer[1:4]) if self.kind == 3 else ()
+
+    @property
+    def results(self) -> dict[int, int]:
+        """Context ID to the result it got: 0 accepted, 1 user rejection, 3 SOP class, 4 transfer syntaxes."""
+        return {number: result for number, result, _ in self._contexts()}
+
+    @property
+    def syntaxes(self) -> dict[int, str]:
+        """Context ID to transfer syntax, of the accepted ones."""
+        return {number: syntax for number, result, syntax in self._contexts() if not result}
+
+    def _contexts(self) -> list[tuple[int, int, str]]:
+        found = re.findall(rb"\x21\0..(.)\0(.)\0\x40\0..([0-9.]+)", self.answer, re.DOTALL)
+        return [(number[0], result[0], syntax.decode()) for number, result, syntax in found]
 
     def pdu(self) -> tuple[int, bytes]:
         """The next PDU's type and body; (0, b"") when the peer has closed."""
@@ -137,6 +169,10 @@ class Sender:
 
     def status(self) -> int:
         return int.from_bytes(self.response()[0x0900], "little")
+
+    def echo(self, context_id: int = 3) -> int:
+        self.send(p_data(pdv(context_id, 3, echo_command())))
+        return self.status()
 
     def release(self) -> None:
         self.send(struct.pack(">BBII", 5, 0, 4, 0))
