@@ -65,11 +65,12 @@ def encode_identifier(keys: Mapping[str, str], syntax: UID) -> BytesIO:
     return BytesIO(encoded)
 
 
-def decode_identifier(encoded: bytes, syntax: UID) -> dict[str, str]:
+def decode_identifier(encoded: bytes, syntax: UID, *, whole: bool = False) -> dict[str, str]:
     """Keyword to text of everything answered; raises `ValueError` for what is no data set.
 
-    Several values are joined by a backslash, padding is dropped, sequences and bulk data are left out. A NUL inside
-    a value becomes U+FFFD: no value may hold one (PS3.5 6.2), and not every database takes it.
+    Several values are joined by a backslash, padding is dropped, sequences and bulk data are left out, or with
+    `whole` are empty texts, for whoever must know that they were there. A NUL inside a value becomes U+FFFD: no
+    value may hold one (PS3.5 6.2), and not every database takes it.
     """
     elements = _scan(encoded, explicit=not syntax.is_implicit_VR) if syntax.is_little_endian else None
     if elements is None:
@@ -83,6 +84,8 @@ def decode_identifier(encoded: bytes, syntax: UID) -> dict[str, str]:
         text = _text(value, vr or known_vr, encodings)
         if text is not None:
             texts[keyword] = text
+        elif whole:
+            texts[keyword] = ""
     return texts
 
 
@@ -130,8 +133,9 @@ def _read(encoded: bytes, syntax: UID) -> list[_Element]:
         raise ValueError("an identifier that is no data set")
     return [
         (int(one.tag), one.VR or "", bytes(one.value or b""))
-        for one in raw
         if isinstance(one, RawDataElement) and isinstance(one.value, (bytes, type(None)))
+        else (int(one.tag), "SQ", b"")
+        for one in raw
     ]
 
 

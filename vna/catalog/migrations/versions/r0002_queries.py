@@ -1,6 +1,6 @@
 """Columns and indexes that C-FIND queries are narrowed by, filled from the attributes that are there."""
 
-from typing import Any
+from typing import Any, cast
 
 import sqlalchemy as sa
 from alembic import op
@@ -46,9 +46,8 @@ def _add(table: str, column: str) -> None:
 
 def _fill(table: str, keys: tuple[str, ...], columns: tuple[str, ...]) -> None:
     connection = op.get_bind()
-    names = sa.table(
-        table, *(sa.column(name) for name in (*keys, *columns)), sa.column("attributes", sa.JSON)
-    )
+    known: list[Any] = [sa.column(name) for name in (*keys, *columns)]
+    names = sa.table(table, *known, cast(Any, sa.column("attributes", sa.JSON)))
     key = sa.tuple_(*(names.c[name] for name in keys))
     update = (
         sa.update(names)
