@@ -10,11 +10,12 @@ from pathlib import Path
 import pydicom
 import pytest
 from arranging_receiver import TEST_FILES, all_received, dataset_of
+from arranging_tls import Authority
 from peers.dcmtk import DicomPeer
 
 from vna.dimse.pdata import Loop
 from vna.dimse.receiver import Receiver
-from vna.spool import Spool
+from vna.spool import Spool, read_association
 
 pytestmark = pytest.mark.peer("dcmtk")
 
@@ -114,3 +115,47 @@ def test_a_sender_with_nagles_algorithm_does_not_wait_for_our_acknowledgements(t
         seconds = time.monotonic() - started
     assert len(all_received(spool)) == 50
     assert seconds < 50 * 0.040, "each message waited for a delayed acknowledgement"
+
+
+@pytest.fixture
+def by_tls(tmp_path: Path) -> Iterator[tuple[Receiver, list[str]]]:
+    """A receiver of TLS alone, and the options with which DCMTK's tools come to it."""
+    (tmp_path / "keys").mkdir()
+    authority = Authority(tmp_path / "keys")
+    cert, key = authority.pair("modality", "modality.example")
+    with Receiver(
+        Spool(tmp_path / "spool", reserve_bytes=0),
+        aet="BACKUPDR",
+        host="127.0.0.1",
+        port=0,
+        tls=authority.server_files(),
+        tls_port=0,
+        tls_only=True,
+    ) as receiver:
+        yield receiver, ["+tls", str(key), str(cert), "+cf", str(authority.ca_file)]
+
+
+def test_dcmtk_echoes_and_stores_over_tls(
+    by_tls: tuple[Receiver, list[str]], storescp: Callable[..., DicomPeer]
+) -> None:
+    receiver, options = by_tls
+    port = receiver.tls_port
+    assert port is not None
+    command = ["echoscu", *options, "-aec", "BACKUPDR", "127.0.0.1", str(port)]
+    assert subprocess.run(command, env=ENVIRONMENT, timeout=30).returncode == 0
+    control = storescp(aet="BACKUPDR")
+    for name in ("CT_small.dcm", "MR_small_RLE.dcm", "rtdose.dcm"):
+        syntax = FILES[name]
+        storescu(control.port, TEST_FILES / name, options=("-R", syntax))
+        storescu(port, TEST_FILES / name, options=("-R", syntax, *options))
+    assert contents(receiver.spool.path) == contents(control.folder)
+    (first, *_) = receiver.spool.folders()
+    assert "CN=modality.example" in read_association(first).tls_subject
+
+
+def test_dcmtk_without_a_certificate_gets_no_association(by_tls: tuple[Receiver, list[str]]) -> None:
+    receiver, options = by_tls
+    anonymous = ["+tla", *options[3:]]
+    command = ["echoscu", *anonymous, "-aec", "BACKUPDR", "127.0.0.1", str(receiver.tls_port)]
+    assert subprocess.run(command, env=ENVIRONMENT, capture_output=True, timeout=30).returncode != 0
+    assert receiver.counts.accepted == 0
