@@ -162,7 +162,6 @@ class _Conversation:
         if taken is not None:
             self._held.append(taken)
         self._send(response)
-        checkpoint("commitment.accepted")
 
     def _accept(self, message: Any) -> TakenCommitment | None:
         """Make the request durable; None where another process reports the same just now. Raises `_Refused`."""
@@ -219,6 +218,7 @@ class _Conversation:
                 continue
             if judgement is None:
                 continue
+            checkpoint("commitment.judged")
             self._sent += 1
             self._send(report_of(taken.request, judgement, self._syntax, self._sent))
             self._held.remove(taken)

@@ -151,6 +151,7 @@ class Reporter:
     def _report(self, taken: TakenCommitment, judgement: Judgement) -> None:
         """Raises a `PeerError` that says what is in the way."""
         calling_aet = taken.request.calling_aet
+        checkpoint("commitment.judged")
         remote = self._requesters(calling_aet)
         if remote is None:
             raise RequesterUnknown(calling_aet)
