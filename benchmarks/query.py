@@ -3,8 +3,6 @@ and when the first answer comes, on both databases. There is nobody to compare w
 """
 
 import random
-import statistics
-import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
@@ -15,13 +13,89 @@ from vna.storage import Event, Received, Stored
 STUDIES, INSTANCES = 50_000, 1_000_000
 QUERIES = 200
 RETURNED = (
-    *("StudyInstanceUID", "PatientID", "PatientName", "PatientBirthDate", "PatientSex", "StudyDate", "StudyTime"),
+    *(
+        "StudyInstanceUID",
+        "PatientID",
+        "PatientName",
+        "PatientBirthDate",
+        "PatientSex",
+        "StudyDate",
+        "StudyTime",
+    ),
     *("AccessionNumber", "StudyID", "StudyDescription", "ReferringPhysicianName", "ModalitiesInStudy"),
     *("NumberOfStudyRelatedSeries", "NumberOfStudyRelatedInstances"),
 )
-_BEGINS = "Ab Ber Cas Dor El Fen Gar Hol In Jan Kar Lam Mor Nel Ost Pet Quin Ros Sal Tor Ul Ver Wag Yor Zim".split()
-_ENDS = "ach berg dal el feld gren hoff ina kamp lund mann nik old pers rup sen ter und vik wald".split()
-_GIVEN = "Anna Bo Carla Dirk Eva Finn Gül Hans Ida Jörg Kim Lea Max Nora Olaf Pia Rolf Sara Tom Uma".split()
+_BEGINS = (
+    "Ab",
+    "Ber",
+    "Cas",
+    "Dor",
+    "El",
+    "Fen",
+    "Gar",
+    "Hol",
+    "In",
+    "Jan",
+    "Kar",
+    "Lam",
+    "Mor",
+    "Nel",
+    "Ost",
+    "Pet",
+    "Quin",
+    "Ros",
+    "Sal",
+    "Tor",
+    "Ul",
+    "Ver",
+    "Wag",
+    "Yor",
+    "Zim",
+)
+_ENDS = (
+    "ach",
+    "berg",
+    "dal",
+    "el",
+    "feld",
+    "gren",
+    "hoff",
+    "ina",
+    "kamp",
+    "lund",
+    "mann",
+    "nik",
+    "old",
+    "pers",
+    "rup",
+    "sen",
+    "ter",
+    "und",
+    "vik",
+    "wald",
+)
+_GIVEN = (
+    "Anna",
+    "Bo",
+    "Carla",
+    "Dirk",
+    "Eva",
+    "Finn",
+    "Gül",
+    "Hans",
+    "Ida",
+    "Jörg",
+    "Kim",
+    "Lea",
+    "Max",
+    "Nora",
+    "Olaf",
+    "Pia",
+    "Rolf",
+    "Sara",
+    "Tom",
+    "Uma",
+)
 _MODALITIES = ("CT", "MR", "CR", "DX", "US", "MG", "PT", "XA", "NM")
 _WEIGHTS = (30, 18, 15, 15, 12, 4, 3, 2, 1)
 _PARTS = ("Thorax", "Schädel", "Abdomen", "Knie", "LWS", "Herz", "Becken")
@@ -47,10 +121,10 @@ class Population:
         return {
             "PatientID": f"PAT{number * 2 // 5:07d}",
             "PatientName": name,
-            "PatientBirthDate": f"{patient.randrange(1930, 2015)}{patient.randrange(1, 13):02}{patient.randrange(1, 29):02}",
+            "PatientBirthDate": _day(patient, 1930, 2015),
             "PatientSex": patient.choice("MFO"),
-            "StudyDate": f"{own.randrange(2015, 2025)}{own.randrange(1, 13):02}{own.randrange(1, 29):02}",
-            "StudyTime": f"{own.randrange(7, 19):02}{own.randrange(60):02}{own.randrange(60):02}.{own.randrange(1000):03}",
+            "StudyDate": _day(own, 2015, 2025),
+            "StudyTime": _time(own),
             "StudyID": str(number % 10_000),
             "StudyDescription": f"{own.choice(_PARTS)} {own.choice(('nativ', 'mit KM', 'Kontrolle'))}",
             "AccessionNumber": f"A{number:09d}",
@@ -130,6 +204,15 @@ class Population:
                 catalog.record_many("default", waiting)
                 waiting = []
         catalog.record_many("default", waiting)
+
+
+def _day(chance: random.Random, first: int, last: int) -> str:
+    return f"{chance.randrange(first, last)}{chance.randrange(1, 13):02}{chance.randrange(1, 29):02}"
+
+
+def _time(chance: random.Random) -> str:
+    hour, minute, second = chance.randrange(7, 19), chance.randrange(60), chance.randrange(60)
+    return f"{hour:02}{minute:02}{second:02}.{chance.randrange(1000):03}"
 
 
 def queries(population: Population, count: int, seed: int) -> Iterator[tuple[str, Mapping[str, str]]]:
