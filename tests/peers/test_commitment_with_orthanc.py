@@ -1,16 +1,15 @@
-"""Orthanc asks us for storage commitment of what it sent to us, and is called back."""
+"""Orthanc sends to us, asks for storage commitment, and is called back with the truth about our copies."""
 
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from dimse.arranging_commitment import MemoryIndex, committing, until
 from peers.orthanc import Orthanc
 
+from tests.dicom_scp.arranging_server import know_the_sender, server, settings_in, spool_of, until
 from vna.simulated_pacs import write_studies
-from vna.site import RemoteServer
-from vna.spool import Commitments, Spool
+from vna.spool import Commitments
 
 pytestmark = pytest.mark.peer("orthanc")
 
@@ -19,38 +18,36 @@ def outcome_of(pacs: Orthanc, resources: list[str]) -> dict[str, Any]:
     """What Orthanc says in the end of a commitment it asked of us for these of its resources."""
     asked = pacs.post("/modalities/backupdr/storage-commitment", {"Resources": resources})
     path = f"/storage-commitment/{asked['ID']}"
-    until(lambda: pacs.get(path)["Status"] != "Pending", 30)
+    until(lambda: pacs.get(path)["Status"] != "Pending", 60)
     return pacs.get(path)
-
-
-def instances_of(pacs: Orthanc) -> dict[str, str]:
-    """Orthanc's names of its instances, by SOP Instance UID."""
-    return {
-        pacs.get(f"/instances/{name}")["MainDicomTags"]["SOPInstanceUID"]: name
-        for name in pacs.get("/instances")
-    }
 
 
 def test_orthanc_hears_what_is_safe_here_and_what_is_not(
     orthanc: Callable[..., Orthanc], tmp_path: Path
 ) -> None:
     (study,) = write_studies(tmp_path / "studies", 1, instances=3, size_bytes=4096)
-    spool, index = Spool(tmp_path / "spool", reserve_bytes=0), MemoryIndex()
-    with committing(spool, index) as ours:
-        pacs = orthanc({"BACKUPDR": ("127.0.0.1", ours.port)})
-        ours.remotes["ORTHANC"] = RemoteServer(name="o", aet="ORTHANC", host="127.0.0.1", port=pacs.port)
-        for instance in study.instances:
-            pacs.upload(instance.path)
-            index.good[instance.sop_instance_uid] = instance.sop_class_uid
-        names = instances_of(pacs)
-        report = outcome_of(pacs, list(names.values()))
+    settings = settings_in(tmp_path)
+    pacs = orthanc({"BACKUPDR": ("127.0.0.1", settings.scp_port)})
+    know_the_sender(settings, name="orthanc", aet="ORTHANC", port=pacs.port)
+    for instance in study.instances:
+        pacs.upload(instance.path)
+    uid_of = {
+        name: pacs.get(f"/instances/{name}")["MainDicomTags"]["SOPInstanceUID"]
+        for name in pacs.get("/instances")
+    }
+    first, second, third = sorted(uid_of)
+    with server(settings, "--index", known_only=True):
+        pacs.post("/modalities/backupdr/store", [first, second])
+        report = outcome_of(pacs, [first, second])
         assert report["Status"] == "Success", report
-        assert {item["SOPInstanceUID"] for item in report["Success"]} == set(names)
+        assert {item["SOPInstanceUID"] for item in report["Success"]} == {uid_of[first], uid_of[second]}
 
-        lost = study.instances[0].sop_instance_uid
-        del index.good[lost]
-        report = outcome_of(pacs, list(names.values()))
+        (copy,) = settings.default_unit_path.rglob(f"{uid_of[second]}.*.dcm")
+        copy.chmod(0o640)
+        copy.write_bytes(copy.read_bytes()[:-1])
+        report = outcome_of(pacs, [first, second, third])
         assert report["Status"] == "Failure", report
-        assert [item["SOPInstanceUID"] for item in report["Failures"]] == [lost]
-        assert len(report["Success"]) == 2
-        until(lambda: Commitments(spool).waiting() == [])
+        assert [item["SOPInstanceUID"] for item in report["Success"]] == [uid_of[first]]
+        reasons = {item["SOPInstanceUID"]: item["FailureReason"] for item in report["Failures"]}
+        assert reasons == {uid_of[second]: 0x0110, uid_of[third]: 0x0112}
+        until(lambda: Commitments(spool_of(settings)).waiting() == [])
