@@ -271,7 +271,7 @@ def _key(
     if vr == "UI":
         return "\\".join(dict.fromkeys(["1.2.3.4.5", *filter(None, [value, *others])]))
     if not value:
-        return chance.choice(["", '""'])
+        return "" if vr in {"IS", "US"} else chance.choice(["", '""'])
     if vr == "DA":
         return chance.choice(
             ["20240229", "20240101-20240131", "20240201-", "-20240131", value.replace(".", "")]
