@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from vna.dimse import HeldInstance, InstanceIndex, OurNode, Query
 from vna.dimse.answering_commitment import CommitmentService
+from vna.dimse.answering_find import FindService
 from vna.dimse.answering_retrieve import GetService, MoveService
 from vna.dimse.services import Service
 from vna.errors import CatalogUnavailable
@@ -84,6 +85,7 @@ def services_of(settings: Settings, site: Callable[[], Site], spool: Spool) -> S
     node = OurNode.from_settings(settings)
     commitment = CommitmentService(holdings, spool, node, lambda aet: remote_calling(site(), aet))
     every = (
+        FindService(holdings),
         MoveService(holdings, node, lambda aet: remote_called(site(), aet)),
         GetService(holdings),
         commitment,

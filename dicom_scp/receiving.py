@@ -12,7 +12,7 @@ from dicom_scp.holdings import services_of
 from vna.dimse.receiver import Receiver
 from vna.dimse.status import EVERY_SECONDS, RefusedAssociation, ScpStatus, remove_status, write_status
 from vna.settings import Settings
-from vna.site import WatchedSite
+from vna.site import Site, WatchedSite
 from vna.spool import Spool
 
 _log = logging.getLogger(__name__)
@@ -60,6 +60,7 @@ class ReceivingProcess:
         self._indexer = indexer
         self._started = time.time()
         self._told_problem = ""
+        self._log_level = settings.log_level
         self._stop = threading.Event()
         self._reporter = threading.Thread(target=self._report, name="status", daemon=True)
         self._services = services_of(
@@ -103,8 +104,7 @@ class ReceivingProcess:
 
     def _report(self) -> None:
         while True:
-            site = self._watched()
-            set_log_level(site.server.log_level or self._settings.log_level)
+            self._follow_log_level(self._watched())
             if self._watched.problem != self._told_problem:
                 self._told_problem = self._watched.problem
                 if self._told_problem:
@@ -115,6 +115,13 @@ class ReceivingProcess:
                 write_status(self._settings, self._status())
             if self._stop.wait(EVERY_SECONDS):
                 return
+
+    def _follow_log_level(self, site: Site) -> None:
+        level = site.server.log_level or self._settings.log_level
+        if level != self._log_level:
+            self._log_level = level
+            set_log_level(level)
+            _log.info("the log level is %s now", level)
 
     def _status(self) -> ScpStatus:
         counts, tls = self.receiver.counts, self.receiver.tls
