@@ -1,6 +1,8 @@
 """How the DICOM server of this home is, in words and as one object: `backupdr scp --health`, and `backupdr check`."""
 
+import contextlib
 import datetime
+import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -8,12 +10,14 @@ from dataclasses import dataclass, field
 from cli.console import HEALTH_NOTHING, say, show
 from vna.dimse.service import RunningScp, echo_ourselves, running_scp
 from vna.dimse.status import ScpStatus, read_statuses, together
-from vna.errors import BackupError
+from vna.errors import BackupError, SettingsError
 from vna.platform import free_bytes
 from vna.settings import Settings
+from vna.site import load_site
 from vna.spool import Spool, Waiting
 
 _LONG_SECONDS = 3600.0
+_CATALOG_SECONDS = 3.0
 _SOON_DAYS = 30
 _REASONS = {
     "called-aet": "not our AE title called",
@@ -82,6 +86,7 @@ def look(settings: Settings) -> Health:
         names = set(HEALTH_NOTHING) & set(ScpStatus.model_fields) - {"pid"}
         health.facts |= status.model_dump(mode="json", include=names)
         health.findings += [*of_traffic(status), *of_refusals(status), *of_certificate(status)]
+        _look_at_site(settings, health)
     try:
         _look_at_spool(settings, status, health)
     except BackupError as error:
@@ -91,6 +96,43 @@ def look(settings: Settings) -> Health:
             f"The DICOM server runs as {ours.aet} on {_ports(ours)}, and refuses what is sent to it."
         )
     return health
+
+
+def studies_arriving(settings: Settings, latency_seconds: float) -> int | None:
+    """How many studies something was stored of within the quiet time that must pass before a study counts as
+    complete; None where the catalog does not say so quickly.
+    """
+    found: list[int] = []
+
+    def ask() -> None:
+        from vna.catalog import Catalog
+
+        since = datetime.datetime.now(datetime.UTC) - datetime.timedelta(seconds=latency_seconds)
+        with (
+            contextlib.suppress(BackupError),  # the catalog's own finding of `check`
+            contextlib.closing(Catalog(settings.catalog_database_url)) as catalog,
+        ):
+            if catalog.is_migrated():
+                found.append(catalog.studies_told_since(since.strftime("%Y-%m-%dT%H:%M:%S.%fZ")))
+
+    asking = threading.Thread(target=ask, daemon=True)  # a database that is away may take its time to say so
+    asking.start()
+    asking.join(_CATALOG_SECONDS)
+    return next(iter(found), None)
+
+
+def _look_at_site(settings: Settings, health: Health) -> None:
+    try:
+        quiet = load_site(settings).server.latency_seconds
+    except SettingsError:  # the server says so itself, and uses its last good one
+        return
+    arriving = studies_arriving(settings, quiet)
+    health.facts["arriving"] = arriving
+    if arriving:
+        studies = "1 study is" if arriving == 1 else f"{arriving} studies are"
+        health.findings.append(
+            Finding(False, f"{studies} still arriving: something came within the last {quiet:g} s.")
+        )
 
 
 def _answering(settings: Settings, ours: RunningScp) -> Health:

@@ -25,6 +25,8 @@ from tests.dicom_scp.arranging_server import (  # noqa: E402
     spool_of,
     until,
 )
+from vna.dimse.admission import Knock, Refusal, Rules, admit  # noqa: E402
+from vna.dimse.callers import Caller  # noqa: E402
 from vna.dimse.service import answers_itself, echo_ourselves, running_scp  # noqa: E402
 from vna.dimse.status import ScpStatus, read_statuses, status_folder, together, write_status  # noqa: E402
 from vna.settings import Settings  # noqa: E402
@@ -349,6 +351,17 @@ class TestServiceManager:
 def test_our_own_question_is_answered_although_nobody_is_known(settings: Settings) -> None:
     with server(settings, known_only=True):
         assert echo_ourselves(settings).seconds < 5
+
+
+def test_we_are_known_to_ourselves_also_where_we_listen_on_one_address_only() -> None:
+    rules = Rules(("BACKUPDR",))
+    from_here = Knock("BACKUPDR", "BACKUPDR", "192.0.2.5", called_address="192.0.2.5")
+    from_elsewhere = Knock("BACKUPDR", "BACKUPDR", "192.0.2.6", called_address="192.0.2.5")
+    admitted = admit(rules, from_here)
+    assert isinstance(admitted, Caller)
+    assert not admitted.may_store
+    assert not admitted.may_retrieve
+    assert isinstance(admit(rules, from_elsewhere), Refusal)
 
 
 def test_what_killed_processes_said_is_not_believed_for_long(settings: Settings) -> None:

@@ -237,6 +237,12 @@ class Catalog:
                 told.update((study, at) for study, at in rows)
         return told
 
+    def studies_told_since(self, at: str) -> int:
+        """How many studies something was told of at that time or later (ISO 8601, UTC, as `told_at`)."""
+        with self.engine.connect() as connection:
+            counted = select(func.count()).select_from(_STUDY).where(col(Study.told_at) >= at)
+            return int(connection.execute(counted).scalar_one())
+
     # -- what lies on a unit
 
     def copies(self, unit: str) -> Iterator[list[HeldCopy]]:

@@ -51,6 +51,7 @@ class Knock:
     address: str
     tls_subject: str = ""
     by_tls: bool = False
+    called_address: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,8 +111,9 @@ def aets_of(remote: RemoteServer) -> tuple[str, ...]:
 
 
 def is_ourselves(rules: Rules, knock: Knock) -> bool:
-    """Whether it is our own AE title calling on this machine."""
-    return knock.calling_aet in rules.our_aets and is_loopback(knock.address)
+    """Whether it is our own AE title calling on this machine: from the address it calls, where that is no loopback."""
+    is_here = is_loopback(knock.address) or knock.address == knock.called_address
+    return is_here and knock.calling_aet in rules.our_aets
 
 
 def is_loopback(address: str) -> bool:

@@ -216,6 +216,7 @@ class Receiver:
             address=visitor.address,
             tls_subject=_tls_subject(visitor.connection),
             by_tls=visitor.by_tls,
+            called_address=_called_address(visitor.connection),
         )
         terms = self._terms()
         caller = _version_refused(request) or admit(terms.rules, knock)
@@ -342,6 +343,13 @@ def _version_refused(request: A_ASSOCIATE_RQ) -> Refusal | None:
         )
     request.protocol_version = 1
     return None
+
+
+def _called_address(connection: socket.socket) -> str:
+    try:
+        return str(connection.getsockname()[0])
+    except OSError:  # already gone
+        return ""
 
 
 def _tls_subject(connection: socket.socket) -> str:
