@@ -3,7 +3,7 @@
 import contextlib
 import threading
 import time
-from collections.abc import Collection, Generator, Iterator, Mapping
+from collections.abc import Callable, Collection, Generator, Iterator, Mapping
 from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any
@@ -15,6 +15,7 @@ from pynetdicom.association import Association
 from vna.dimse import OurNode
 from vna.dimse.answering_commitment import CommitmentService
 from vna.dimse.index import HeldInstance, Query
+from vna.dimse.pdata import Loop
 from vna.dimse.receiver import Receiver
 from vna.errors import CatalogUnavailable
 from vna.site import RemoteServer
@@ -77,6 +78,7 @@ class Requester:
         self.reports: list[Report] = []
         self.statuses = list(statuses)
         """The answers to its next reports; then success."""
+        self.before_taking: Callable[[], None] = lambda: None
         self._entity = AE(aet)
         self._entity.add_requested_context(PUSH_MODEL, SYNTAXES)
         self._entity.add_requested_context("1.2.840.10008.1.1")
@@ -102,6 +104,7 @@ class Requester:
         with self._new:
             self.reports.append(report)
             self._new.notify_all()
+        self.before_taking()
         return (self.statuses.pop(0) if self.statuses else 0x0000), None
 
     @contextlib.contextmanager
@@ -178,24 +181,24 @@ def committing(
     *remotes: RemoteServer,
     aet: str = "BACKUPDR",
     wait_seconds: float = 60.0,
-    is_reporting: bool = True,
+    loop: Loop | None = None,
 ) -> Generator[Any]:
-    """Our receiver with the service; `port`, `service`, and `remotes` by calling AE title, to be changed at will."""
+    """Our receiver with the service: `port`, `receiver`, `stop` of the service's thread, and `remotes` by calling AE
+    title, to be changed at will.
+    """
     node = OurNode("BACKUPDR", connect_timeout=2, acse_timeout=2, dimse_timeout=3, network_timeout=5)
     known = {remote.aet: remote for remote in remotes}
     service = CommitmentService(index, spool, node, known.get, wait_seconds=lambda: wait_seconds)
     stop = threading.Event()
     thread = threading.Thread(target=service.run, args=(stop,))
-    with Receiver(spool, aet=aet, host="127.0.0.1", port=0, services=[service]) as receiver:
-        if is_reporting:
-            thread.start()
+    with Receiver(spool, aet=aet, host="127.0.0.1", port=0, services=[service], loop=loop) as receiver:
+        thread.start()
         try:
-            yield SimpleNamespace(port=receiver.port, service=service, remotes=known)
+            yield SimpleNamespace(port=receiver.port, receiver=receiver, stop=stop, remotes=known)
         finally:
             stop.set()
-            if is_reporting:
-                thread.join(20)
-                assert not thread.is_alive()
+            thread.join(20)
+            assert not thread.is_alive()
 
 
 def until(condition: Any, seconds: float = 20) -> None:

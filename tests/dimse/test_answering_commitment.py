@@ -1,6 +1,8 @@
 """Storage commitment as SCP: said of verified copies only, reported where and as the requester can take it, once."""
 
 import logging
+import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,7 @@ from pydicom.dataset import Dataset
 from pynetdicom import AE
 
 from vna.dimse import answering_commitment, reporting_commitment
+from vna.dimse.pdata import Loop
 from vna.spool import Commitments, Spool
 
 
@@ -61,11 +64,12 @@ def waiting(spool: Spool) -> list[str]:
     return Commitments(spool).waiting()
 
 
+@pytest.mark.parametrize("loop", Loop)
 def test_the_report_comes_on_the_same_association_where_that_stays_open(
-    spool: Spool, requester: Requester
+    spool: Spool, requester: Requester, loop: Loop
 ) -> None:
     index = MemoryIndex({"1.5.1": CT, "1.5.2": MR})
-    with committing(spool, index) as ours, requester.asking(ours.port) as association:
+    with committing(spool, index, loop=loop) as ours, requester.asking(ours.port) as association:
         assert ask_on(association, (CT, "1.5.1"), (MR, "1.5.2"), transaction="1.2.99") == 0x0000
         report = requester.report()
         assert (report.transaction, report.event_type) == ("1.2.99", 1)
@@ -152,6 +156,18 @@ def test_an_instance_that_is_never_placed_is_told_as_not_committed(
             assert ask_on(association, (CT, "1.5.1"), (CT, "1.5.2")) == 0x0000
             report = requester.report()
         assert (report.event_type, report.committed, report.failed) == (2, ["1.5.1"], {"1.5.2": 0x0110})
+
+
+def test_an_instance_that_came_once_more_and_is_never_placed_is_told_as_not_committed(
+    spool: Spool, requester: Requester
+) -> None:
+    received(spool, "1.5.1")
+    with (
+        committing(spool, MemoryIndex({"1.5.1": CT}), wait_seconds=0.5) as ours,
+        requester.asking(ours.port) as association,
+    ):
+        assert ask_on(association, (CT, "1.5.1")) == 0x0000
+        assert requester.report().failed == {"1.5.1": 0x0110}
 
 
 def test_while_the_catalog_is_away_nothing_is_said_and_then_the_truth(
@@ -289,6 +305,37 @@ def test_a_requester_that_goes_on_to_something_else_is_answered_at_once_and_told
         index.is_away = False
         assert requester.report().calling_aet == "BACKUPDR"
         assert association.send_c_echo().Status == 0x0000
+
+
+def test_what_a_requester_asks_before_it_takes_a_report_is_answered_after_it(
+    spool: Spool, requester: Requester
+) -> None:
+    echoes: list[int] = []
+    with committing(spool, MemoryIndex({"1.5.1": CT})) as ours, requester.asking(ours.port) as association:
+
+        def ask_first() -> None:
+            echo = threading.Thread(target=lambda: echoes.append(association.send_c_echo().Status))
+            echo.start()
+            time.sleep(0.3)
+
+        requester.before_taking = ask_first
+        assert ask_on(association, (CT, "1.5.1")) == 0x0000
+        until(lambda: echoes == [0x0000])
+        assert waiting(spool) == []
+        assert len(requester.reports) == 1
+
+
+def test_a_server_that_drains_does_not_wait_for_what_is_not_placed(
+    spool: Spool, requester: Requester
+) -> None:
+    received(spool, "1.5.1")
+    with committing(spool, MemoryIndex()) as ours, requester.asking(ours.port) as association:
+        assert ask_on(association, (CT, "1.5.1")) == 0x0000
+        ours.stop.set()
+        begun = time.monotonic()
+        ours.receiver.drain(20)
+        assert time.monotonic() - begun < 10
+    assert len(waiting(spool)) == 1
 
 
 def test_two_processes_that_report_tell_a_requester_once(spool: Spool, requester: Requester) -> None:

@@ -78,6 +78,7 @@ def test_the_same_asked_again_while_it_waits_is_one_request(spool: Spool) -> Non
     )
     with here.add(again) as taken:
         assert taken.first_asked == 1000.0
+        assert len(files(spool)) == 2  # it and its lock, however often it is asked
         taken.acknowledged()
     assert here.waiting() == []
 
