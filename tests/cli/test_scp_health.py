@@ -1,0 +1,223 @@
+"""`backupdr scp`: its options, and what `--health` says of a server in every state it can be in."""
+
+import contextlib
+import datetime
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import trustme
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT / "tests" / "dimse"))
+
+from arranging_receiver import Sender  # noqa: E402
+
+from cli.console import HEALTH_NOTHING  # noqa: E402
+from cli.findings import look  # noqa: E402
+from tests.dicom_scp.arranging_server import (  # noqa: E402
+    environment,
+    know_the_sender,
+    server,
+    settings_in,
+    until,
+)
+from tests.indexing.arranging import receive, study  # noqa: E402
+from vna.dimse.status import read_statuses, together  # noqa: E402
+from vna.settings import Settings  # noqa: E402
+from vna.site import DicomServer, load_site  # noqa: E402
+
+KEYS = {*HEALTH_NOTHING, "problems"}
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    return settings_in(tmp_path)
+
+
+def health(settings: Settings, *options: str) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run(
+        [sys.executable, "-m", "cli", "scp", "--health", *options],
+        cwd=ROOT,
+        env=environment(settings),
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+
+
+def facts(settings: Settings) -> tuple[int, dict[str, object]]:
+    said = health(settings, "--json")
+    found = json.loads(said.stdout)
+    assert said.stdout.count("\n") == 1
+    assert set(found) == KEYS
+    assert "Traceback" not in said.stderr
+    return said.returncode, found
+
+
+@contextlib.contextmanager
+def started(settings: Settings, *options: str) -> Iterator["subprocess.Popen[str]"]:
+    """The command as people start it, with its options and without settings of the server."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "cli", "scp", *options],
+        cwd=ROOT,
+        env={**os.environ, "BACKUPDR_HOME": str(settings.home), "BACKUPDR_SCP_BIND": "127.0.0.1"},
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def test_the_options_are_the_servers_and_its_health_needs_none_of_them(settings: Settings) -> None:
+    port = str(settings.scp_port)
+    options = ("--port", port, "--aet", "OTHER", "--processes", "2", "--open")
+    with started(settings, *options) as process:
+        until(lambda: sum(status.processes for status in read_statuses(settings)) == 2)
+        sender = Sender(settings.scp_port, called="OTHER")
+        assert sender.store("1.2.3", b"data") == 0
+        sender.release()
+        until(lambda: together(read_statuses(settings)).instances == 1)
+        said = subprocess.run(
+            [sys.executable, "-m", "cli", "scp", "--health", "--json"],
+            env={**os.environ, "PYTHONPATH": str(ROOT), "BACKUPDR_HOME": str(settings.home)},
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+        found = json.loads(said.stdout)
+        assert said.returncode == 0, said.stderr
+        assert found["receiving"] is True
+        assert (found["aet"], found["port"], found["processes"]) == ("OTHER", settings.scp_port, 2)
+        assert (found["instances"], found["accepted"], found["backlog"]) == (1, 1, 1)
+        assert found["problems"] == []
+        process.send_signal(signal.SIGINT)
+        _, log = process.communicate(timeout=30)
+        assert process.returncode == 0
+        assert "receiving as OTHER" in log
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (["--aet", "SEVENTEEN_LETTERS"], "an AE title has 1 to 16 printable ASCII characters"),
+        (["--port", "0"], "a port is a number from 1 to 65535"),
+        (["--processes", "0"], "processes"),
+        (["--health", "--port", "104"], "--health tells of the server that runs"),
+        (["--json"], "--json belongs to --health"),
+    ],
+)
+def test_options_that_cannot_be_used_are_one_sentence(
+    settings: Settings, options: list[str], sentence: str
+) -> None:
+    with started(settings, *options) as process:
+        _, said = process.communicate(timeout=30)
+        assert process.returncode == 2
+        assert sentence in said
+        assert "Traceback" not in said
+    assert not settings.home.exists() or not list(settings.home.iterdir())
+
+
+def test_without_a_server_it_does_not_receive_and_the_backlog_is_told_all_the_same(
+    settings: Settings,
+) -> None:
+    code, found = facts(settings)
+    assert code == 1
+    assert found["receiving"] is False
+    assert found["problems"] == [f"No DICOM server of {settings.home} is running."]
+    receive(settings, *study(1, 3))
+    code, found = facts(settings)
+    assert code == 1
+    assert found["backlog"] == 3
+
+
+def test_a_server_that_hangs_does_not_receive(settings: Settings) -> None:
+    with server(settings) as process:
+        process.send_signal(signal.SIGSTOP)
+        try:
+            code, found = facts(settings)
+        finally:
+            process.send_signal(signal.SIGCONT)
+        assert code == 1
+        assert "does not answer" in str(found["sentence"])
+        until(lambda: facts(settings)[0] == 0)
+
+
+def test_a_server_whose_disk_is_below_its_reserve_does_not_receive(settings: Settings) -> None:
+    full = settings.model_copy(update={"reserve_bytes": 2**60})
+    with server(full):
+        sender = Sender(full.scp_port)
+        assert sender.store("1.2.3", b"data") == 0xA700
+        sender.release()
+        until(lambda: together(read_statuses(full)).refused_instances)
+        code, found = facts(full)
+        assert code == 1
+        assert found["refused_instances"] == {"0xA700": 1}
+        assert "refuses what is sent" in str(found["sentence"])
+        assert any("must stay free" in str(problem) for problem in found["problems"])  # type: ignore[union-attr]
+
+
+def test_who_was_refused_and_why_is_told_also_by_check(settings: Settings) -> None:
+    know_the_sender(settings)
+    with server(settings, known_only=True):
+        for request in ({"called": "ELSEWHERE"}, {"called": "ELSEWHERE"}):
+            assert Sender(settings.scp_port, **request).refused == (1, 1, 7)
+        until(lambda: together(read_statuses(settings)).refused)
+        said = health(settings)
+        assert said.returncode == 0, "refusing strangers is what it is there for"
+        assert "2 associations refused since its start: 2 × not our AE title called." in said.stdout
+        assert "SENDER at 127.0.0.1 was refused at" in said.stdout
+        assert "it called ELSEWHERE" in said.stdout
+        _, found = facts(settings)
+        assert found["refused"] == {"called-aet": 2}
+        told = (finding.sentence for finding in look(settings, load_site(settings)))
+        assert any("2 associations refused" in sentence for sentence in told)
+
+
+def test_a_study_counts_as_arriving_until_it_was_quiet_for_the_latency(settings: Settings) -> None:
+    know_the_sender(settings)
+    receive(settings, *study(1, 2), *study(2, 1))
+    with server(settings, "--index"):
+        until(lambda: facts(settings)[1]["backlog"] == 0, 30)
+        said = health(settings, "--json")
+        found = json.loads(said.stdout)
+        assert said.returncode == 0
+        assert (found["indexer"], found["arriving"]) == ("running", 2)
+        assert "2 studies are still arriving: something came within the last 60 s." in said.stderr
+        know_the_sender(settings, DicomServer(latency_seconds=0.1))
+        assert facts(settings)[1]["arriving"] == 0
+
+
+def test_by_tls_only_it_asks_itself_by_tls_and_tells_when_the_certificate_ends(
+    settings: Settings, tmp_path: Path
+) -> None:
+    authority = trustme.CA()
+    soon = datetime.datetime.now(datetime.UTC) + datetime.timedelta(days=7, hours=1)
+    certificate = authority.issue_cert("backupdr.example", not_after=soon)
+    authority.cert_pem.write_to_path(tmp_path / "ca.pem")
+    certificate.cert_chain_pems[0].write_to_path(tmp_path / "cert.pem")
+    certificate.private_key_pem.write_to_path(tmp_path / "key.pem")
+    secure = settings_in(
+        tmp_path,
+        scp_tls_port=settings.scp_port,
+        scp_tls_only=True,
+        scp_tls_cert=tmp_path / "cert.pem",
+        scp_tls_key=tmp_path / "key.pem",
+        scp_tls_ca=tmp_path / "ca.pem",
+        scp_processes=2,
+    )
+    with server(secure, known_only=True):
+        until(lambda: sum(status.processes for status in read_statuses(secure)) == 2)
+        code, found = facts(secure)
+        assert code == 0, found
+        assert (found["port"], found["tls_port"]) == (None, secure.scp_tls_port)
+        assert str(found["certificate_ends"]).startswith(f"{soon:%Y-%m-%d}")
+        assert any("in 7 days" in str(problem) for problem in found["problems"])  # type: ignore[union-attr]
