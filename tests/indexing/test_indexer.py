@@ -24,7 +24,7 @@ from vna.indexing import IdentityReader, Indexer, Reading, help_indexing, replay
 from vna.platform import spawn_bound
 from vna.settings import Settings
 from vna.site import Site, UnitDefinition, load_site, publish_site
-from vna.spool import Expectation
+from vna.spool import Expectation, Spool
 from vna.storage import MARKER, create_unit, open_unit, study_folder_of
 from vna.verification import verify_unit
 
@@ -607,3 +607,68 @@ def test_the_process_indexes_until_it_is_told_to_stop_or_its_parent_is_gone(sett
         finally:
             process.kill()
     assert report_of(settings).ok == 6
+
+
+def test_with_one_unit_defined_what_nobody_asked_for_goes_there(settings: Settings) -> None:
+    add_units(settings, "nas1")
+    receive(settings, *study(1, 2))
+    index(settings)
+    assert report_of(settings, "nas1").ok == 2
+    assert not settings.default_unit_path.exists()
+
+
+def test_with_several_units_defined_what_nobody_asked_for_goes_to_the_default_one(settings: Settings) -> None:
+    add_units(settings, "nas1", "nas2")
+    receive(settings, *study(1, 2))
+    index(settings)
+    assert report_of(settings).ok == 2
+
+
+def test_a_folder_larger_than_a_page_is_placed_whole_and_a_study_that_fails_holds_up_no_page(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page = Spool.page
+    monkeypatch.setattr(Spool, "page", lambda self, folder, after="", most=7: page(self, folder, after, most))
+    add_units(settings, "nas1", "nas2")
+    expect(settings, study(1, 1)[0]["study"], "run", "nas1")
+    (settings.home / "units" / "nas1" / MARKER).rename(settings.home / "aside")
+    receive(settings, *study(1, 20), *study(2, 20), *study(3, 5))
+    with Indexer(settings) as indexer:
+        indexer.migrate()
+        done = indexer.run_once()
+        assert (done.placed, done.failed) == (25, 3)
+        (settings.home / "aside").rename(settings.home / "units" / "nas1" / MARKER)
+        assert indexer.run_once().placed == 20
+    assert report_of(settings, "nas1").ok == 20
+    assert folders(settings) == []
+
+
+def test_while_no_unit_can_be_reached_what_waits_is_not_read_again(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("vna.indexing.indexer._RETRY_SECONDS", (0.01, 0.02))
+    index(settings)
+    settings.default_unit_path.mkdir(parents=True)
+    receive(settings, *study(1, 3))
+    reads: list[int] = []
+    read = IdentityReader.read
+    monkeypatch.setattr(
+        IdentityReader, "read", lambda self, paths: reads.append(len(paths)) or read(self, paths)
+    )
+    with Indexer(settings) as indexer:
+        for _ in range(5):
+            assert indexer.run_once(patient=True).failed in {0, 1}
+            time.sleep(0.05)
+        assert reads == [3]
+        settings.default_unit_path.rmdir()
+        assert indexer.run_once(patient=True).placed == 3
+    assert report_of(settings).ok == 3
+
+
+def test_of_thousands_of_studies_that_fail_only_the_first_errors_are_kept() -> None:
+    from vna.indexing.placer import Pass
+
+    done = Pass()
+    for _ in range(3000):
+        done.postpone(UnitUnavailable("nas1", "/nas1", "away"))
+    assert (done.failed, len(done.errors)) == (3000, 1000)

@@ -168,14 +168,13 @@ class Indexer:
         return done
 
     def _placer(self, site: Site) -> Placer:
-        default = unsolicited_unit(self._settings, site)
         return Placer(
             spool=self._spool,
             catalog=self._catalog,
             reader=self._reader,
             ahead=self._ahead,
             unit=lambda name: self._unit(site.unit(name)),
-            default_unit=default,
+            default_unit=unsolicited_unit(self._settings, site),
             stop=self._stop,
             tell=self._tell,
         )
