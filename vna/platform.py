@@ -5,11 +5,14 @@ cache cannot be dropped per file; what a read-back then proves is said by `read_
 """
 
 import contextlib
+import math
 import os
+import select
 import socket
 import subprocess
 import sys
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -31,6 +34,59 @@ def sync_folder(folder: Path | str) -> None:
         os.close(descriptor)
 
 
+class KeptFolder:
+    """A folder kept open, because making a new name in it durable is then one call; closed by whoever made it."""
+
+    def __init__(self, path: Path | str) -> None:
+        self._descriptor = -1
+        if not IS_WINDOWS:
+            self._descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_DIRECTORY", 0))
+
+    def sync(self) -> None:
+        """Make the names in it durable; nothing on Windows, as `sync_folder`."""
+        if self._descriptor >= 0:
+            os.fsync(self._descriptor)
+
+    def close(self) -> None:
+        descriptor, self._descriptor = self._descriptor, -1
+        if descriptor >= 0:
+            os.close(descriptor)
+
+
+def bypass_cache(descriptor: int, *, on: bool) -> bool:
+    """Let what is written next to an open file go past the page cache (O_DIRECT); returns whether it does now.
+
+    Addresses, lengths and offsets must then be whole blocks. False where the platform or file system has no such way.
+    """
+    flag: int = getattr(os, "O_DIRECT", 0)
+    if not flag:
+        return False
+    import fcntl
+
+    flags = fcntl.fcntl(descriptor, fcntl.F_GETFL)
+    try:
+        fcntl.fcntl(descriptor, fcntl.F_SETFL, flags | flag if on else flags & ~flag)
+    except OSError:
+        return False
+    return on
+
+
+def write_all(descriptor: int, pieces: Sequence[memoryview]) -> None:
+    """Write these bytes one after the other, by one system call where the platform has it. Raises `OSError`."""
+    left = sum(map(len, pieces))
+    if hasattr(os, "writev"):
+        written = os.writev(descriptor, pieces)
+        if written == left:
+            return
+    else:
+        written = 0
+    for piece in pieces:
+        done = min(written, len(piece))
+        written -= done
+        while done < len(piece):
+            done += os.write(descriptor, piece[done:])
+
+
 def drop_cache(descriptor: int) -> None:
     """Ask the kernel to forget its cached pages of an open, already synced file."""
     if read_back_is_from_disk:
@@ -40,9 +96,9 @@ def drop_cache(descriptor: int) -> None:
 
 def free_bytes(path: Path | str) -> tuple[int, int]:
     """(free for us, total) in bytes of the file system that holds `path`."""
-    import shutil
-
     if IS_WINDOWS:
+        import shutil
+
         usage = shutil.disk_usage(path)
         return usage.free, usage.total
     stat = os.statvfs(path)
@@ -143,6 +199,19 @@ def end_with_parent(stop: "threading.Event | None" = None, grace_seconds: float 
         os._exit(0)
 
     threading.Thread(target=watch, name="end-with-parent", daemon=True).start()
+
+
+def wait_readable(connection: socket.socket, seconds: float) -> bool:
+    """Whether something can be received within so many seconds; by poll where it is, as select ends at descriptor
+    1023. Raises `OSError`.
+    """
+    if connection.fileno() < 0:
+        raise ConnectionError("closed")
+    if not hasattr(select, "poll"):
+        return bool(select.select([connection], [], [], seconds)[0])
+    poller = select.poll()
+    poller.register(connection, select.POLLIN)
+    return bool(poller.poll(math.ceil(seconds * 1000)))
 
 
 can_share_sockets: bool = not IS_WINDOWS

@@ -235,13 +235,13 @@ def test_a_disk_that_fills_inside_an_object_is_out_of_resources(
 def test_a_disk_that_fails_is_a_processing_failure_and_never_success(
     receiver: Receiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def broken(_: Path) -> None:
+    def broken(_: object) -> None:
         raise OSError(5, "Input/output error")
 
     sender = Sender(receiver.port)
     assert sender.store("1.2.1", b"data") == SUCCESS
     with monkeypatch.context() as patch:
-        patch.setattr("vna.spool.writing.sync_folder", broken)
+        patch.setattr("vna.platform.KeptFolder.sync", broken)
         assert sender.store("1.2.2", b"data") == PROCESSING_FAILURE
     assert sender.store("1.2.3", b"data") == SUCCESS
     sender.release()

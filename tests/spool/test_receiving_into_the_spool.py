@@ -144,9 +144,10 @@ def test_a_disk_that_fills_in_the_middle_of_a_file_is_said_so_and_leaves_nothing
         def no_space(*_: object) -> int:
             raise OSError(28, "No space left on device")
 
-        monkeypatch.setattr("vna.spool.writing.os.write", no_space)
+        monkeypatch.setattr("os.write", no_space)
+        monkeypatch.setattr("os.writev", no_space)
         with pytest.raises(DiskFull):
-            writer.write(b"data")
+            writer.write(bytes(3 * 2**20))
         writer.abandon()
         assert not list(association.path.glob("*.part"))
 
@@ -168,7 +169,7 @@ def test_every_step_happens_in_the_order_of_the_contract(
     spool: Spool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     steps: list[str] = []
-    fsync, rename = os.fsync, Path.rename
+    fsync, rename = os.fsync, os.rename
     with open_association(spool) as association:
         writer = association.begin(CT, "1.2.3", EXPLICIT, "CT_1")
 
@@ -176,12 +177,12 @@ def test_every_step_happens_in_the_order_of_the_contract(
             steps.append("folder" if Path(f"/proc/self/fd/{descriptor}").readlink().is_dir() else "file")
             fsync(descriptor)
 
-        def seen_rename(path: Path, target: Path) -> Path:
+        def seen_rename(path: str, target: str) -> None:
             steps.append("rename")
-            return rename(path, target)
+            rename(path, target)
 
         monkeypatch.setattr("os.fsync", seen_fsync)
-        monkeypatch.setattr(Path, "rename", seen_rename)
+        monkeypatch.setattr("os.rename", seen_rename)
         writer.commit()
         monkeypatch.undo()
     assert steps == ["file", "rename", "folder"]

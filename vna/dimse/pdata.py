@@ -12,8 +12,8 @@ the messages are taken one step later, at `DIMSEServiceProvider.receive_primitiv
 
 import contextlib
 import logging
+import mmap
 import os
-import select
 import socket
 import struct
 import time
@@ -27,6 +27,7 @@ from pynetdicom.pdu_primitives import P_DATA
 from vna.dimse.commands import ProtocolViolation
 from vna.dimse.storing import Arrivals, Messages
 from vna.errors import SettingsError
+from vna.platform import wait_readable
 
 _log = logging.getLogger(__name__)
 
@@ -79,9 +80,7 @@ def attach(
     """
     dul: Any = association.dul
     dimse: Any = association.dimse
-    sock = _socket_of(association)
-    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    sock.settimeout(timeout)
+    line = Line(_socket_of(association), timeout)
     receive_primitive = dimse.receive_primitive
 
     def pass_on(context_id: int, command: bytes, identifier: bytes | None) -> None:
@@ -97,12 +96,12 @@ def attach(
     messages = Messages(
         arrivals,
         transfer_syntax=transfer_syntax,
-        send=sock.sendall,
+        send=line.send,
         pass_on=pass_on,
         peer_max_pdu=lambda: dimse.maximum_pdu_size,
     )
     if loop is Loop.own:
-        _replace(dul, "_read_pdu_data", PDataLoop(association, messages, largest_pdu, timeout).read)
+        _replace(dul, "_read_pdu_data", PDataLoop(association, messages, line, largest_pdu).read)
     else:
         _replace(dimse, "receive_primitive", _from_library(association, messages))
     return messages
@@ -144,6 +143,7 @@ def _from_library(association: Association, messages: Messages) -> Callable[[P_D
             for context_id, fragment in primitive.presentation_data_value_list:
                 control, data = fragment[0], memoryview(fragment)[1:]
                 messages.feed(context_id, bool(control & 1), data, bool(control & 2))
+            messages.flush()
         except ProtocolViolation as error:
             _log.warning("%s broke the protocol: %s", _peer(association), error)
             association.dul.event_queue.put(_INVALID_PDU)
@@ -158,23 +158,99 @@ def _peer(association: Association) -> str:
     return str(remote.address)
 
 
+class Line:
+    """The connection, read from and written to without asking first whether it is ready: that is a system call each.
+
+    What a Python socket with a timeout asks before, we ask only when there is nothing. A TLS connection, and one on a
+    platform where a socket is no file, are used as they are. `deadline` (monotonic clock, seconds): when what is
+    received must be complete; None: each receive by itself within `timeout`.
+    """
+
+    def __init__(self, connection: socket.socket, timeout: float) -> None:
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        connection.settimeout(timeout)
+        self._socket = connection
+        self._timeout = timeout
+        self._is_file = type(connection) is socket.socket and hasattr(os, "readv")
+        self.deadline: float | None = None
+
+    def limit(self, seconds: float | None) -> None:
+        """Let what is received from now on be complete within so long."""
+        self.deadline = None if seconds is None else time.monotonic() + seconds
+
+    def rest(self) -> None:
+        """The library's turn, which expects the socket as it was."""
+        self.deadline = None
+        if not self._is_file:
+            self._socket.settimeout(self._timeout)
+
+    def send(self, data: bytes) -> None:
+        """Raises `OSError`, `TimeoutError` among them."""
+        sent = 0
+        if self._is_file:
+            with contextlib.suppress(BlockingIOError):
+                sent = os.write(self._socket.fileno(), data)
+        if sent < len(data):
+            self._socket.settimeout(self._timeout)
+            self._socket.sendall(data[sent:])
+
+    def receive(self, room: memoryview) -> int:
+        """At least one byte into `room`. Raises `OSError`: silent for too long, or closed by the peer."""
+        if self._is_file:
+            received = self._receive_from_file(room)
+        else:
+            self._socket.settimeout(self._seconds_left())
+            received = self._socket.recv_into(room)
+            self._acknowledge()
+        if not received:
+            raise ConnectionError("closed by the peer")
+        return received
+
+    def _receive_from_file(self, room: memoryview) -> int:
+        while True:
+            try:
+                return os.readv(self._socket.fileno(), (room,))
+            except BlockingIOError:
+                self._acknowledge()
+                if not self.is_readable(self._seconds_left()):
+                    raise TimeoutError("silent") from None
+
+    def is_readable(self, seconds: float) -> bool:
+        """Whether there is something to receive, or comes within so long."""
+        if getattr(self._socket, "pending", int)():  # what a TLS socket has decrypted already
+            return True
+        return wait_readable(self._socket, seconds)
+
+    def _seconds_left(self) -> float:
+        left = self._timeout if self.deadline is None else self.deadline - time.monotonic()
+        if left <= 0:
+            raise TimeoutError("a PDU that comes in drops")
+        return left
+
+    def _acknowledge(self) -> None:
+        """Now, as the peer may be waiting for it: a sender with Nagle's algorithm waits 40 ms a message for our
+        delayed ACK. Linux forgets that we want none delayed.
+        """
+        if _QUICKACK is not None:
+            with contextlib.suppress(OSError):
+                self._socket.setsockopt(socket.IPPROTO_TCP, _QUICKACK, 1)
+
+
 class PDataLoop:
     """The reader of one association; `read` is called by the DUL thread when the socket has something."""
 
-    def __init__(
-        self, association: Association, messages: Messages, largest_pdu: int, timeout: float
-    ) -> None:
+    def __init__(self, association: Association, messages: Messages, line: Line, largest_pdu: int) -> None:
         self._association: Any = association  # its private attributes are used, as of pynetdicom 3.0
         self._dul: Any = association.dul
         self._messages = messages
         self._largest_pdu = largest_pdu
-        self._socket = _socket_of(association)
-        self._buffer = memoryview(bytearray(BUFFER_BYTES))
+        self._line = line
+        # a mapping of its own: pages it never touches cost nothing, and all of it is given back at the end
+        self._buffer = memoryview(mmap.mmap(-1, BUFFER_BYTES))
         self._start: int = 0
         self._end: int = 0
         self._library_only = False
-        self._timeout = timeout
-        self._deadline: float | None = None
+        self._reads_ahead = False
 
     def read(self) -> None:
         """Read until the peer pauses or the library has something to do; what happened is put as its events."""
@@ -189,19 +265,27 @@ class PDataLoop:
             self._start = self._end = 0
             self._dul.event_queue.put(_CLOSED_BY_PEER)
         finally:
-            self._limit(None)
+            self._line.rest()
             if self._association.is_acceptor:
                 self._association._reactor_checkpoint.set()
 
     def _read(self) -> None:
+        """The library's state changes in this thread only, so it is the same until we return."""
+        state = self._dul.state_machine.current_state
+        if state == _CLOSING:
+            self._discard()
+            return
+        # whether what comes is ours; before and after that no byte is taken that the library may want
+        self._reads_ahead = state == _ESTABLISHED and not self._library_only
+        is_reading = False
         while True:
-            if self._dul.state_machine.current_state == _CLOSING:
-                self._discard()
-                return
-            self._limit(None if self._reads_ahead else CONTROL_SECONDS)
+            self._line.limit(None if self._reads_ahead else CONTROL_SECONDS)
             self._need(6)
             kind, length = struct.unpack_from(">BxI", self._buffer, self._start)
             if kind == _P_DATA_TF and self._reads_ahead:
+                if not is_reading:
+                    is_reading = True
+                    self._pause_library()
                 self._start += 6
                 self._read_p_data(length)
                 if self._messages.between and not self._more_is_coming():
@@ -211,16 +295,10 @@ class PDataLoop:
                 if self._start == self._end:
                     return
 
-    @property
-    def _reads_ahead(self) -> bool:
-        """Whether what comes is ours; before and after that no byte is taken that the library may want."""
-        return not self._library_only and self._dul.state_machine.current_state == _ESTABLISHED
-
     def _read_p_data(self, length: int) -> None:
         """The PDVs of one P-DATA-TF PDU (PS3.8 9.3.5)."""
         if length > self._largest_pdu:
             raise ProtocolViolation(f"a PDU of {length} bytes, {self._largest_pdu} were agreed")
-        self._pause_library()
         while length:
             if length < 6:
                 raise ProtocolViolation("a PDU that ends in the head of a fragment")
@@ -243,20 +321,23 @@ class PDataLoop:
     def _pause_library(self) -> None:
         """While we read, silence is judged by the socket's timeout, and the association's own thread may rest."""
         self._dul._idle_timer.stop()
-        if self._association.is_acceptor and not self._messages.passed_on:
+        self._messages.passed_on = 0
+        if self._association.is_acceptor:
             self._association._reactor_checkpoint.clear()
 
     def _more_is_coming(self) -> bool:
         """Whether to go on reading; False as soon as the library has an answer to send or an order to end."""
         if self._start < self._end:
             return True
-        passed_on, self._messages.passed_on = self._messages.passed_on, 0
-        busy = not self._dul.to_provider_queue.empty() or not self._dul.event_queue.empty()
-        if passed_on or busy or self._dul._kill_thread:
+        dul = self._dul
+        if (
+            self._messages.passed_on
+            or dul.to_provider_queue.queue
+            or dul.event_queue.queue
+            or dul._kill_thread
+        ):
             return False
-        if getattr(self._socket, "pending", int)():  # what a TLS socket has decrypted already
-            return True
-        return bool(select.select([self._socket], [], [], _LINGER_SECONDS)[0])
+        return self._line.is_readable(_LINGER_SECONDS)
 
     def _give_to_library(self, kind: int, length: int) -> None:
         """Anything but P-DATA, and P-DATA out of place: whole and decoded, as the library's own reader would."""
@@ -264,13 +345,13 @@ class PDataLoop:
             raise ProtocolViolation(f"a PDU of unknown type {kind}")
         if length > LARGEST_CONTROL_PDU:
             raise ProtocolViolation(f"a PDU of type {kind} that declares {length} bytes")
-        if self._deadline is None:
-            self._limit(CONTROL_SECONDS)
+        if self._line.deadline is None:
+            self._line.limit(CONTROL_SECONDS)
         pdu = bytearray()
         while len(pdu) < 6 + length:
             pdu += self._take(6 + length - len(pdu))
         if self._dul.state_machine.current_state == _ESTABLISHED:
-            self._library_only = True
+            self._library_only, self._reads_ahead = True, False
         try:
             decoded, event = self._dul._decode_pdu(pdu)
         except Exception as error:  # the library's decoder raises whatever a hostile PDU makes it
@@ -281,16 +362,7 @@ class PDataLoop:
     def _discard(self) -> None:
         """After an abort whatever still comes is thrown away until the peer closes (PS3.8 9.2, AA-6)."""
         self._start = self._end = 0
-        if not self._socket.recv_into(self._buffer):
-            raise ConnectionError("closed by the peer")
-
-    def _limit(self, seconds: float | None) -> None:
-        """Let what is read next be complete within so long; None: each receive by itself within the timeout."""
-        if seconds is not None:
-            self._deadline = time.monotonic() + seconds
-        elif self._deadline is not None:
-            self._deadline = None
-            self._socket.settimeout(self._timeout)
+        self._line.receive(self._buffer)
 
     # -- the buffer: unread bytes lie between _start and _end
 
@@ -319,17 +391,6 @@ class PDataLoop:
             unread = bytes(self._buffer[self._start : self._end])
             self._start, self._end = 0, len(unread)
             self._buffer[: self._end] = unread
+        self._messages.flush()
         room = self._buffer[self._end :] if self._reads_ahead else self._buffer[self._end :][:wanted]
-        if self._deadline is not None:
-            left = self._deadline - time.monotonic()
-            if left <= 0:
-                raise TimeoutError("a PDU that comes in drops")
-            self._socket.settimeout(left)
-        received: int = self._socket.recv_into(room)
-        if not received:
-            raise ConnectionError("closed by the peer")
-        self._end += received
-        if _QUICKACK is not None:
-            # Linux forgets it; without it a sender with Nagle's algorithm waits 40 ms a message for our ACK
-            with contextlib.suppress(OSError):
-                self._socket.setsockopt(socket.IPPROTO_TCP, _QUICKACK, 1)
+        self._end += self._line.receive(room)

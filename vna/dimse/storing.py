@@ -7,7 +7,7 @@ C-STORE requests are passed on to the library.
 
 import logging
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from vna.dimse.commands import ProtocolViolation, command_number, decode_command
@@ -26,6 +26,7 @@ CANNOT_UNDERSTAND = 0xC000
 _C_STORE_RQ, _C_STORE_RSP, _NO_DATA_SET = 0x0001, 0x8001, 0x0101
 _LARGEST_COMMAND = 64 * 1024
 _LARGEST_IDENTIFIER = 16 * 2**20
+_MOST_PIECES = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,10 +91,10 @@ class _Arriving:
             with _Refusing(self):
                 self._writer = arrivals.begin(request, transfer_syntax_uid)
 
-    def write(self, data: memoryview) -> None:
+    def write(self, pieces: Sequence[memoryview], *, is_last: bool) -> None:
         if self._writer is not None:
             with _Refusing(self):
-                self._writer.write(data)
+                self._writer.write(*pieces, is_last=is_last)
 
     def finish(self) -> tuple[int, str]:
         """Status and error comment. Success only once the instance is durable."""
@@ -164,6 +165,7 @@ class Messages:
         self._command = bytearray()
         self._identifier: bytearray | None = None
         self._arriving: _Arriving | None = None
+        self._pieces: list[memoryview] = []
         self.passed_on = 0
         self.fed = 0
 
@@ -175,8 +177,8 @@ class Messages:
     def feed(self, context_id: int, is_command: bool, data: memoryview, is_last: bool) -> None:
         """Take a fragment or a part of one; `is_last` = with it the command or data set is complete.
 
-        The bytes are used at once, never kept. Raises `ProtocolViolation`, and `OSError` when an answer
-        cannot be sent.
+        The bytes of a data set must stay until `flush`, so that many fragments are written at once. Raises
+        `ProtocolViolation`, and `OSError` when an answer cannot be sent.
         """
         self.fed += 1
         if self._context_id == 0:
@@ -186,9 +188,11 @@ class Messages:
         if is_command:
             self._take_command(data, is_last)
         elif self._arriving is not None:
-            self._arriving.write(data)
+            self._pieces.append(data)
             if is_last:
                 self._answer(self._arriving)
+            elif len(self._pieces) >= _MOST_PIECES:
+                self.flush()
         elif self._identifier is not None:
             self._identifier += data
             if len(self._identifier) > _LARGEST_IDENTIFIER:
@@ -197,6 +201,13 @@ class Messages:
                 self._hand_on(bytes(self._identifier))
         else:
             raise ProtocolViolation("a data set without its command")
+
+    def flush(self) -> None:
+        """Use the bytes of all that was fed, before their buffer is used for others."""
+        if self._pieces:
+            pieces, self._pieces = self._pieces, []
+            if self._arriving is not None:
+                self._arriving.write(pieces, is_last=False)
 
     def close(self) -> None:
         """The association is over, perhaps in the middle of an instance."""
@@ -225,6 +236,7 @@ class Messages:
             self._identifier = bytearray()
 
     def _answer(self, arriving: _Arriving) -> None:
+        arriving.write(self._pieces, is_last=True)
         status, comment = arriving.finish()
         command = _store_response(arriving.request, status, comment)
         context_id = self._context_id
@@ -243,6 +255,7 @@ class Messages:
         self._command.clear()
         self._identifier = None
         self._arriving = None
+        self._pieces = []
 
 
 def _uid(values: dict[int, bytes], element: int) -> str:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from vna.checkpoints import checkpoint
 from vna.durable import write_durably
-from vna.platform import HeldLock, sync_folder, try_lock
+from vna.platform import HeldLock, KeptFolder, sync_folder, try_lock
 from vna.spool.refusals import as_spool_error
 from vna.spool.writing import InstanceWriter
 
@@ -60,6 +60,7 @@ class OpenAssociation:
         self.record = record
         self.path = spool.path / record.ulid
         self._lock = lock
+        self._kept = KeptFolder(self.path)
         self._begun = 0
 
     def begin(
@@ -70,6 +71,7 @@ class OpenAssociation:
         self._begun += 1
         return InstanceWriter(
             self.path,
+            self._kept,
             f"{self._begun:06d}.part",
             self.spool.check_space,
             sop_class_uid=sop_class_uid,
@@ -80,6 +82,7 @@ class OpenAssociation:
 
     def close(self) -> None:
         """Let go of the folder; what is complete in it stays."""
+        self._kept.close()
         self._lock.release()
         self.spool.sweep(self.path)
 
@@ -103,8 +106,9 @@ def open_folder(spool: "Spool", record: AssociationRecord) -> OpenAssociation | 
         try:
             write_durably(folder / RECORD_NAME, json.dumps(dataclasses.asdict(record), indent=1).encode())
             sync_folder(spool.path)
+            opened = OpenAssociation(spool, record, lock)
         except OSError:
             lock.release()
             raise
     checkpoint("spool.opened")
-    return OpenAssociation(spool, record, lock)
+    return opened

@@ -10,15 +10,13 @@ from pathlib import Path
 from vna.checkpoints import checkpoint
 from vna.errors import DiskFull, SpoolUnusable
 from vna.identity import Receipt, safe_name
-from vna.platform import free_bytes, sync_folder
+from vna.platform import KeptFolder, free_bytes
 from vna.spool.header import dataset_offset, encode_header
+from vna.spool.newfile import NewFile
 from vna.spool.received import received_name
 
 CHECK_EVERY = 64 * 2**20
 _NO_SPACE = {errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)}
-_OPEN = (
-    os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0)
-)  # O_BINARY is Windows'
 
 
 class InstanceWriter:
@@ -31,6 +29,7 @@ class InstanceWriter:
     def __init__(
         self,
         folder: Path,
+        kept: KeptFolder,
         part_name: str,
         check_space: Callable[[int], None],
         *,
@@ -43,31 +42,36 @@ class InstanceWriter:
         self.sop_instance_uid = sop_instance_uid
         self.transfer_syntax_uid = transfer_syntax_uid
         self._folder = folder
-        self._part = folder / part_name
+        self._kept = kept
+        self._part = os.path.join(folder, part_name)  # noqa: PTH118 - a Path costs as much as a system call here
         self._check_space = check_space
         self._header = encode_header(sop_class_uid, sop_instance_uid, transfer_syntax_uid, source_aet)
         self._digest = hashlib.sha256()
-        self._size = 0
         self._check_at = CHECK_EVERY
-        self._descriptor = -1
+        self._is_whole = False
         try:
-            self._descriptor = os.open(self._part, _OPEN, 0o640)
-            self._append(memoryview(self._header))
+            self._file = NewFile(self._part)
         except OSError as error:
-            self.abandon()
             raise self._failure(error) from error
 
-    def write(self, data: "bytes | bytearray | memoryview") -> None:
-        """Append bytes of the data set; they are not kept, so the caller may reuse its buffer."""
-        view = memoryview(data)
-        self._digest.update(view)
+    def write(self, *pieces: "bytes | bytearray | memoryview", is_last: bool = False) -> None:
+        """Append bytes of the data set; they are not kept, so the caller may reuse its buffer.
+
+        `is_last` = nothing follows.
+        """
+        self._is_whole = is_last
+        views = [memoryview(piece) for piece in pieces]
+        for view in views:
+            self._digest.update(view)
+        file = self._file
         try:
-            self._append(view)
-            if self._size >= self._check_at:
-                self._check_at = self._size + CHECK_EVERY
+            file.write(views if file.size else [memoryview(self._header), *views], is_last=is_last)
+            if file.size >= self._check_at:
+                self._check_at = file.size + CHECK_EVERY
                 self._check_space(0)
-                # else the sender waits for gigabytes to be synced after its last byte, and gives up
-                os.fsync(self._descriptor)
+                if file.is_cached and not is_last:
+                    # else the sender waits for gigabytes to be synced after its last byte, and gives up
+                    file.sync()
         except OSError as error:
             raise self._failure(error) from error
 
@@ -76,15 +80,16 @@ class InstanceWriter:
 
         The same bytes under the same UID once more in one association are one file.
         """
+        if not self._is_whole:
+            self.write(is_last=True)
         dataset_sha256 = self._digest.hexdigest()
         try:
-            os.fsync(self._descriptor)
+            self._file.sync()
             checkpoint("spool.part_synced")
-            descriptor, self._descriptor = self._descriptor, -1
-            os.close(descriptor)
+            self._file.close()
             name = self._rename(dataset_sha256)
             checkpoint("spool.renamed")
-            sync_folder(self._folder)
+            self._kept.sync()
             checkpoint("spool.folder_synced")
         except OSError as error:
             raise self._failure(error) from error
@@ -95,23 +100,15 @@ class InstanceWriter:
             transfer_syntax_uid=self.transfer_syntax_uid,
             header_sha256=hashlib.sha256(self._header).hexdigest(),
             dataset_sha256=dataset_sha256,
-            size=self._size,
+            size=self._file.size,
             file_name=name,
         )
 
     def abandon(self) -> None:
         """Forget the instance and free its space; what cannot be removed now is swept later."""
-        descriptor, self._descriptor = self._descriptor, -1
         with contextlib.suppress(OSError):
-            if descriptor >= 0:
-                os.close(descriptor)
-            self._part.unlink(missing_ok=True)
-
-    def _append(self, view: memoryview) -> None:
-        self._size += len(view)
-        written = os.write(self._descriptor, view)
-        while written < len(view):
-            written += os.write(self._descriptor, view[written:])
+            self._file.close()
+            os.unlink(self._part)  # noqa: PTH108
 
     def _rename(self, dataset_sha256: str) -> str:
         """Give the part its name; drop it if that very file is there already.
@@ -121,13 +118,13 @@ class InstanceWriter:
         number = 1
         while True:
             name = received_name(safe_name(self.sop_instance_uid), dataset_sha256, number)
-            target = self._folder / name
+            target = os.path.join(self._folder, name)  # noqa: PTH118
             existing = _header_of(target)
             if existing is None:
-                self._part.rename(target)
+                os.rename(self._part, target)  # noqa: PTH104
                 return name
             if existing == self._header:
-                self._part.unlink()
+                os.unlink(self._part)  # noqa: PTH108
                 return name
             number += 1
 
@@ -138,10 +135,12 @@ class InstanceWriter:
         return SpoolUnusable(str(self._folder), error.strerror or str(error))
 
 
-def _header_of(path: Path) -> bytes | None:
+def _header_of(path: str) -> bytes | None:
+    if not os.access(path, os.F_OK):  # as usual, and without the cost of an exception
+        return None
     try:
-        end = dataset_offset(path)
-        with path.open("rb") as file:
+        end = dataset_offset(Path(path))
+        with Path(path).open("rb") as file:
             return file.read(end)
     except FileNotFoundError:
         return None
