@@ -38,6 +38,13 @@ IN_PLACING = (
 )
 # no source of ours sends what cannot be placed: killed there by tests/indexing/test_interruptions.py
 IN_SETTING_ASIDE = ("aside.described", "aside.linked", "aside.unlinked")
+# no backup asks for storage commitment: killed there by tests/dimse/test_commitment_kills.py
+IN_COMMITMENT = (
+    "commitment.requested",
+    "commitment.judged",
+    "commitment.reported",
+    "commitment.forgotten",
+)
 
 KILLS = [
     *(Kill("flow", boundary) for boundary in (*IN_RUN, *IN_PROOF)),
@@ -58,7 +65,7 @@ def test_every_boundary_in_the_code_is_one_at_which_we_kill() -> None:
     for room in ("vna", "dicom_scp", "tasks", "flows"):
         for path in (ROOT / room).rglob("*.py"):
             found |= set(re.findall(r'\bcheckpoint\("([^"]+)"\)', path.read_text(encoding="utf-8")))
-    assert found == {kill.boundary for kill in KILLS} | set(IN_SETTING_ASIDE)
+    assert found == {kill.boundary for kill in KILLS} | {*IN_SETTING_ASIDE, *IN_COMMITMENT}
 
 
 @pytest.fixture(scope="module")
