@@ -24,7 +24,9 @@ def commands() -> dict[str, set[str]]:
         for name, child in children.items():
             walk(f"{prefix} {name}".strip(), child)
         if not children:
-            found[prefix] = {option for parameter in node.params for option in parameter.opts}
+            found[prefix] = {
+                option for parameter in node.params for option in (*parameter.opts, *parameter.secondary_opts)
+            }
 
     walk("", command())
     return found
@@ -75,16 +77,69 @@ def test_the_conformance_statement_names_what_we_send() -> None:
         assert re.search(rf"\b{Settings.model_fields[name].default}\b[^|]*\(`{name}`\)", CONFORMANCE), name
 
 
-def test_the_conformance_statement_names_every_status_we_answer() -> None:
-    from vna.dimse import storing
-
-    statuses = {
+def statuses_of(module: object) -> set[int]:
+    """The statuses a module answers with: its public constants."""
+    return {
         value
-        for name, value in vars(storing).items()
-        if name.isupper() and not name.startswith("_") and isinstance(value, int)
+        for name, value in vars(module).items()
+        if name.isupper() and not name.startswith("_") and not name.endswith("_RQ") and type(value) is int
     }
-    told = {int(text, 16) for text in re.findall(r"^\| 0x([0-9A-F]{4}) ", CONFORMANCE, re.MULTILINE)}
-    assert told == statuses
+
+
+def statuses_told(title: str) -> set[int]:
+    """The statuses in the tables of one section of the conformance statement."""
+    section = CONFORMANCE.partition(f"##### {title}")[2].partition("\n#")[0]
+    return {int(text, 16) for text in re.findall(r"^\| 0x([0-9A-F]{4}) ", section, re.MULTILINE)}
+
+
+def test_the_conformance_statement_names_every_status_we_answer() -> None:
+    from vna.dimse import answering_find, answering_retrieve, storing
+
+    assert statuses_told("Storage\n") == statuses_of(storing)
+    assert statuses_told("Query (C-FIND)") == statuses_of(answering_find)
+    assert statuses_told("Retrieve (C-MOVE, C-GET)") == statuses_of(answering_retrieve)
+
+
+def test_the_conformance_statement_names_every_status_and_reason_of_storage_commitment() -> None:
+    from vna.dimse import answering_commitment, committing
+
+    code = (ROOT / "vna" / "dimse" / "answering_commitment.py").read_text(encoding="utf-8")
+    answered = {int(text, 16) for text in re.findall(r"\b0x([0-9A-F]{4})\b", code)}
+    assert answered
+    reasons = {
+        committing.PROCESSING_FAILURE,
+        committing.NO_SUCH_INSTANCE,
+        committing.CLASS_INSTANCE_CONFLICT,
+    }
+    assert statuses_told("Storage commitment") == answered | reasons
+    assert "at most 30 s after" in CONFORMANCE
+    assert answering_commitment.SAME_ASSOCIATION_SECONDS == 30
+    assert committing.WAIT_SECONDS == 3600
+
+
+def test_the_conformance_statement_names_every_key_of_a_query() -> None:
+    from vna.catalog import CatalogIndex
+
+    section = CONFORMANCE.partition("##### Query (C-FIND)")[2].partition("\n#")[0]
+    told = {
+        level: set(re.findall(r"`(\w+)`", keys))
+        for level, keys in re.findall(r"^\| (PATIENT|STUDY|SERIES|IMAGE) \| (.*) \|$", section, re.MULTILINE)
+    }
+    below: set[str] = set()
+    for level, keywords in CatalogIndex.supported_keywords.items():
+        below |= told[level]
+        assert below == keywords, level
+
+
+def test_the_conformance_statement_names_the_sop_classes_we_serve() -> None:
+    from vna.dimse.answering_commitment import CommitmentService
+    from vna.dimse.answering_find import FindService
+    from vna.dimse.answering_retrieve import GetService, MoveService
+
+    services = (FindService, MoveService, GetService, CommitmentService)
+    served = {uid for service in services for uid in service.sop_classes}
+    told = re.findall(r"^\| [^|]+ \| ([0-9.]+) \| (?:yes|no) \| yes \|$", CONFORMANCE, re.MULTILINE)
+    assert set(told) == served | {"1.2.840.10008.1.1"}
 
 
 def test_every_fault_of_the_simulated_pacs_the_manual_names_exists() -> None:
