@@ -6,6 +6,7 @@ the router and the receiver stand on this room.
 """
 
 from vna.dimse.associations import associate, exchange, next_message, send
+from vna.dimse.channel import StoreOutcome
 from vna.dimse.contexts import ContextGroup, retrieve_groups
 from vna.dimse.echoing import EchoAnswer, echo
 from vna.dimse.finding import find_deeper_values, find_instances, find_studies
@@ -14,6 +15,7 @@ from vna.dimse.getting import GetOutcome, get
 from vna.dimse.index import HeldFile, HeldInstance, InstanceIndex, Query
 from vna.dimse.moving import MoveOutcome, move
 from vna.dimse.node import OurNode
+from vna.dimse.sending import sending
 from vna.dimse.service import receiving
 
 __all__ = [
@@ -27,6 +29,7 @@ __all__ = [
     "OurNode",
     "Query",
     "SourceGate",
+    "StoreOutcome",
     "associate",
     "echo",
     "exchange",
@@ -39,4 +42,5 @@ __all__ = [
     "receiving",
     "retrieve_groups",
     "send",
+    "sending",
 ]

@@ -25,7 +25,12 @@ Working = Callable[[], None]
 
 
 class CopyChanged(Exception):
-    """A large copy changed while it was sent: the message must not be completed."""
+    """A large copy changed while it was sent: the message must not be completed. It is logged already."""
+
+    def __init__(self, outgoing: "Outgoing") -> None:
+        uid, path = outgoing.instance.sop_instance_uid, outgoing.file.path
+        _log.error("%s: a copy changed while it was sent, which is cut off: %s", uid, path)
+        super().__init__(uid)
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,10 +62,10 @@ class Outgoing:
                     digest.update(part)
                     left -= len(part)
                     if not left and digest.hexdigest() != self.file.dataset_sha256:
-                        raise CopyChanged(str(self.file.path))
+                        raise CopyChanged(self)
                     yield part, not left
         except OSError as error:
-            raise CopyChanged(str(self.file.path)) from error
+            raise CopyChanged(self) from error
 
 
 def new_buffer() -> memoryview:

@@ -1,0 +1,98 @@
+"""Sending what is kept, as a C-MOVE of others or forwarding does: ours beside DCMTK's storescu and pynetdicom."""
+
+import hashlib
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import pydicom
+from pynetdicom import AE, _config
+
+from benchmarks.measuring import Comparison, Work, by_turns
+from benchmarks.peers import run, storescp
+from benchmarks.studies import CT, SMALL, Size, files_of
+from vna.dimse.index import HeldFile, HeldInstance
+from vna.dimse.node import OurNode
+from vna.dimse.sending import sending
+from vna.part10 import header_length
+from vna.site import RemoteServer
+
+LARGE = Size("large", studies=1, instances=1, bytes=256 * 2**20)
+REFERENCE = "storescu"
+COMPARED = (
+    "{amount} instances of {size} sent over one association to DCMTK's storescp. Ours takes the digest of each "
+    "file before it sends it; the others send what they read. Ours and pynetdicom are running already, storescu starts."
+)
+_PDU = 131072
+
+
+def compare(rounds: int) -> Iterator[Comparison]:
+    """One comparison for each size."""
+    with tempfile.TemporaryDirectory(prefix="bench-sending-") as text:
+        folder = Path(text)
+        for size in (CT, SMALL, LARGE):
+            files = files_of(size.write(folder / size.name))
+            held = [_held(path) for path in files]
+            with storescp(folder / f"{size.name}-received") as port:
+                ways: dict[str, Work] = {
+                    REFERENCE: lambda port=port, files=files: _storescu(port, files),
+                    "ours": lambda port=port, held=held: _ours(port, held),
+                }
+                if size is not LARGE:  # it holds the whole object in memory, twice
+                    ways["pynetdicom"] = lambda port=port, files=files: _library(port, files)
+                seconds = by_turns(ways, rounds)
+            yield Comparison(
+                f"send {size.name}",
+                COMPARED.format(amount=size.amount, size=size.text),
+                size.amount,
+                "instances",
+                seconds,
+                REFERENCE,
+            )
+
+
+def _held(path: Path) -> HeldInstance:
+    """What the catalog knows of a stored file."""
+    with path.open("rb") as file:
+        start = file.read(4096)
+        file.seek(header_length(start))
+        dataset = hashlib.file_digest(file, "sha256").hexdigest()
+    header = start[: header_length(start)]
+    facts = pydicom.dcmread(path, stop_before_pixels=True)
+    copy = HeldFile(path, path.stat().st_size, len(header), hashlib.sha256(header).hexdigest(), dataset)
+    return HeldInstance(
+        str(facts.StudyInstanceUID),
+        str(facts.SeriesInstanceUID),
+        str(facts.SOPInstanceUID),
+        str(facts.SOPClassUID),
+        str(facts.file_meta.TransferSyntaxUID),
+        (copy,),
+    )
+
+
+def _ours(port: int, held: Sequence[HeldInstance]) -> None:
+    remote = RemoteServer(name="storescp", aet="PEER", host="127.0.0.1", port=port)
+    with sending(remote, OurNode("BENCH")) as destination:
+        for _, outcome in destination.store_each(held):
+            if outcome.status != 0:
+                raise RuntimeError(outcome.sentence or f"status {outcome.status}")
+
+
+def _storescu(port: int, files: Sequence[Path]) -> None:
+    options = ["-aec", "PEER", "-R", "--max-send-pdu", str(_PDU)]
+    for start in range(0, len(files), 400):  # one command line has an end
+        run("storescu", *options, "127.0.0.1", str(port), *map(str, files[start : start + 400]))
+
+
+def _library(port: int, files: Sequence[Path]) -> None:
+    _config.STORE_SEND_CHUNKED_DATASET = True
+    entity = AE("BENCH")
+    facts = pydicom.dcmread(files[0], stop_before_pixels=True)
+    entity.add_requested_context(facts.SOPClassUID, facts.file_meta.TransferSyntaxUID)
+    association = entity.associate("127.0.0.1", port, ae_title="PEER", max_pdu=_PDU)
+    try:
+        for path in files:
+            if association.send_c_store(path).Status != 0:
+                raise RuntimeError("pynetdicom was not told success")
+    finally:
+        association.release()
