@@ -63,10 +63,11 @@ def time_key(text: str) -> str:
     return _padded(text, _TIME_DIGITS, "0")
 
 
-_SEARCHED: Mapping[str, Mapping[str, tuple[str, Callable[[str], str]]]] = {
+SEARCHED: Mapping[str, Mapping[str, tuple[str, Callable[[str], str]]]] = {
     "study": {
         "patient_id": ("PatientID", search_key),
         "patient_name": ("PatientName", name_key),
+        "patient_birth_date": ("PatientBirthDate", date_key),
         "study_date": ("StudyDate", date_key),
         "study_time": ("StudyTime", time_key),
         "accession_number": ("AccessionNumber", search_key),
@@ -78,7 +79,7 @@ _SEARCHED: Mapping[str, Mapping[str, tuple[str, Callable[[str], str]]]] = {
 
 def search_columns(table: str, attributes: Mapping[str, str]) -> dict[str, str]:
     """The columns of `study` or `series` that queries are narrowed by, made of its attributes."""
-    return {column: form(attributes.get(keyword, "")) for column, (keyword, form) in _SEARCHED[table].items()}
+    return {column: form(attributes.get(keyword, "")) for column, (keyword, form) in SEARCHED[table].items()}
 
 
 def _padded(text: str, digits: int, padding: str) -> str:

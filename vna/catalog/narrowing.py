@@ -20,6 +20,7 @@ _STUDY, _SERIES, _INSTANCE = table_of(Study), table_of(Series), table_of(Instanc
 _COLUMNS: Mapping[str, Any] = {
     "PatientID": _STUDY.c.patient_id,
     "PatientName": _STUDY.c.patient_name,
+    "PatientBirthDate": _STUDY.c.patient_birth_date,
     "StudyDate": _STUDY.c.study_date,
     "StudyTime": _STUDY.c.study_time,
     "AccessionNumber": _STUDY.c.accession_number,
@@ -183,6 +184,7 @@ def _rank_of_text(vr: str, best: int) -> Callable[[str], int]:
 _RANKS: Mapping[str, Callable[[str], int]] = {
     "AccessionNumber": _rank_of_text("SH", 0),
     "PatientID": _rank_of_text("LO", 1),
+    "PatientBirthDate": _rank_of_date,
     "StudyDate": _rank_of_date,
     "PatientName": _rank_of_text("PN", 3),
 }

@@ -15,7 +15,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import Connection
 
 from vna.catalog.attributes import INSTANCE_KEYWORDS, SERIES_KEYWORDS, STUDY_KEYWORDS
-from vna.catalog.matching import search_columns
+from vna.catalog.matching import SEARCHED, search_columns
 from vna.catalog.tables import CataloguedManifest, Copy, Instance, Receipt, Series, Study, Version
 from vna.storage import Event, Received, Stored, Superseded
 
@@ -89,7 +89,11 @@ def _merge(connection: Connection, model: Any, rows: Iterable[Row], rule: Rule |
             best[key] = row
     if best:
         statement = _upsert(connection.dialect, model, rule)
-        connection.execute(statement, [best[key] for key in sorted(best)])
+        merged = [best[key] for key in sorted(best)]
+        if table.name in SEARCHED:
+            for row in merged:
+                row.update(search_columns(table.name, row["attributes"]))
+        connection.execute(statement, merged)
 
 
 @functools.lru_cache(maxsize=64)
@@ -120,7 +124,6 @@ def _study(event: Stored) -> Row:
         "attributes": _some(event.attributes, STUDY_KEYWORDS),
         "told_at": event.at,
         "told_by": event.version_id,
-        **search_columns("study", event.attributes),
     }
 
 
@@ -131,7 +134,6 @@ def _series(event: Stored) -> Row:
         "attributes": _some(event.attributes, SERIES_KEYWORDS),
         "told_at": event.at,
         "told_by": event.version_id,
-        **search_columns("series", event.attributes),
     }
 
 

@@ -13,6 +13,7 @@ down_revision = "0001"
 _STUDY = (
     "patient_id",
     "patient_name",
+    "patient_birth_date",
     "study_date",
     "study_time",
     "accession_number",
@@ -31,6 +32,7 @@ def upgrade() -> None:
     for name, column in (
         ("ix_study_patient_id", "patient_id"),
         ("ix_study_patient_name", "patient_name"),
+        ("ix_study_birth_date", "patient_birth_date"),
         ("ix_study_date", "study_date"),
         ("ix_study_accession_number", "accession_number"),
     ):
