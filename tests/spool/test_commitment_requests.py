@@ -127,14 +127,16 @@ def test_what_was_given_up_a_month_ago_is_swept(spool: Spool) -> None:
     assert here.given_up() == 0
 
 
-@pytest.mark.parametrize("content", [b"", b"[]", b'{"transaction_uid": "1.2"}', b"\xff"])
+@pytest.mark.parametrize("content", [b"", b"[]", b'{"transaction_uid": "1.2"}', b"\xff", b"short"])
 def test_a_damaged_request_is_given_up_and_told(
     spool: Spool, caplog: pytest.LogCaptureFixture, content: bytes
 ) -> None:
     here = Commitments(spool)
     here.add(asked()).release()
     (key,) = here.waiting()
-    (path,) = (spool.path / "commitment" / key).glob("*.json")
+    (path,) = (spool.path / "commitment" / key).glob("*.jsonl")
+    if content == b"short":
+        content = b"".join(path.read_bytes().splitlines(keepends=True)[:-1])
     path.write_bytes(content)
     assert here.take(key) is None
     assert (here.waiting(), here.given_up()) == ([], 1)

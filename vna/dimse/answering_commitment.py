@@ -197,6 +197,7 @@ class _Conversation:
             )
         except ValueError as error:
             raise _Refused(_INVALID_ARGUMENT, str(error)) from error
+        message.ActionInformation = None  # megabytes perhaps, which the library would keep while we report
         if not is_valid_uid(asked.transaction_uid):
             raise _Refused(_INVALID_ARGUMENT, "the Transaction UID is no UID")
         return CommitmentRequest(

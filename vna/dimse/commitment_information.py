@@ -4,8 +4,10 @@ A request may name a hundred thousand instances, and the library makes several o
 for every nested sequence, which a hostile request has without end. Here the bytes are walked once, without recursion.
 """
 
+import contextlib
 import struct
-from collections.abc import Iterable, Iterator, Sequence
+import sys
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
 
 from vna.spool import Reference
@@ -57,7 +59,7 @@ def _reference(found: dict[int, str]) -> Reference:
     instance = found.get(REFERENCED_SOP_INSTANCE_UID, "")
     if not sop_class or not instance:
         raise ValueError("a reference without its class or instance UID")
-    return sop_class, instance
+    return sys.intern(sop_class), instance  # there are few classes of very many instances
 
 
 class _Walk:
@@ -141,7 +143,7 @@ class _Walk:
 
 def encode_event_information(
     transaction_uid: str,
-    committed: Iterable[Reference],
+    committed: Sequence[Reference],
     failed: Sequence[tuple[Reference, int]],
     *,
     is_implicit: bool,
@@ -149,47 +151,75 @@ def encode_event_information(
 ) -> bytes:
     """The report: what is committed, and what is not with its Failure Reason (PS3.3 C.14.1.1)."""
     write = _Writer(is_implicit, is_little)
-    parts = [write.uid(TRANSACTION_UID, transaction_uid)]
+    write.uid(TRANSACTION_UID, transaction_uid)
     if failed:
-        items = b"".join(
-            write.item(write.reference(reference) + write.number(FAILURE_REASON, reason))
-            for reference, reason in failed
-        )
-        parts.append(write.element(FAILED_SOP_SEQUENCE, b"SQ", items))
-    if items := b"".join(write.item(write.reference(reference)) for reference in committed):
-        parts.append(write.element(REFERENCED_SOP_SEQUENCE, b"SQ", items))
-    return b"".join(parts)
+        with write.nested(FAILED_SOP_SEQUENCE):
+            for reference, reason in failed:
+                with write.item():
+                    write.reference(reference)
+                    write.number(FAILURE_REASON, reason)
+    if committed:
+        with write.nested(REFERENCED_SOP_SEQUENCE):
+            for reference in committed:
+                with write.item():
+                    write.reference(reference)
+    return bytes(write.data)
 
 
 class _Writer:
-    """Elements to bytes in one transfer syntax."""
+    """Elements in one transfer syntax, one after the other into one buffer."""
 
     def __init__(self, is_implicit: bool, is_little: bool) -> None:
+        self.data = bytearray()
         self._is_implicit = is_implicit
         order = "<" if is_little else ">"
         self._short_head = struct.Struct(f"{order}HH2sH")
         self._long_head = struct.Struct(f"{order}HH2s2xI")
         self._head = struct.Struct(f"{order}HHI")
+        self._length = struct.Struct(f"{order}I")
         self._number = struct.Struct(f"{order}H")
 
-    def element(self, tag: int, vr: bytes, value: bytes) -> bytes:
+    def uid(self, tag: int, uid: str) -> None:
+        value = uid.encode("utf-8", "surrogateescape")
+        self._element(tag, b"UI", value + b"\0" * (len(value) % 2))
+
+    def number(self, tag: int, value: int) -> None:
+        self._element(tag, b"US", self._number.pack(value))
+
+    def reference(self, reference: Reference) -> None:
+        sop_class, instance = reference
+        self.uid(REFERENCED_SOP_CLASS_UID, sop_class)
+        self.uid(REFERENCED_SOP_INSTANCE_UID, instance)
+
+    @contextlib.contextmanager
+    def nested(self, tag: int) -> Generator[None]:
+        """A sequence of what is written in the block."""
         group, number = tag >> 16, tag & 0xFFFF
         if self._is_implicit:
-            return self._head.pack(group, number, len(value)) + value
-        if vr in _LONG:
-            return self._long_head.pack(group, number, vr, len(value)) + value
-        return self._short_head.pack(group, number, vr, len(value)) + value
+            self.data += self._head.pack(group, number, 0)
+        else:
+            self.data += self._long_head.pack(group, number, b"SQ", 0)
+        with self._measured():
+            yield
 
-    def uid(self, tag: int, uid: str) -> bytes:
-        value = uid.encode("utf-8", "surrogateescape")
-        return self.element(tag, b"UI", value + b"\0" * (len(value) % 2))
+    @contextlib.contextmanager
+    def item(self) -> Generator[None]:
+        """An item of what is written in the block."""
+        self.data += self._head.pack(_ITEM >> 16, _ITEM & 0xFFFF, 0)
+        with self._measured():
+            yield
 
-    def number(self, tag: int, value: int) -> bytes:
-        return self.element(tag, b"US", self._number.pack(value))
+    @contextlib.contextmanager
+    def _measured(self) -> Generator[None]:
+        """The four bytes written last tell the length of what is written in the block."""
+        start = len(self.data)
+        yield
+        self._length.pack_into(self.data, start - 4, len(self.data) - start)
 
-    def reference(self, reference: Reference) -> bytes:
-        sop_class, instance = reference
-        return self.uid(REFERENCED_SOP_CLASS_UID, sop_class) + self.uid(REFERENCED_SOP_INSTANCE_UID, instance)
-
-    def item(self, content: bytes) -> bytes:
-        return self._head.pack(0xFFFE, 0xE000, len(content)) + content
+    def _element(self, tag: int, vr: bytes, value: bytes) -> None:
+        group, number = tag >> 16, tag & 0xFFFF
+        if self._is_implicit:
+            self.data += self._head.pack(group, number, len(value))
+        else:
+            self.data += self._short_head.pack(group, number, vr, len(value))
+        self.data += value

@@ -1,4 +1,4 @@
-"""Requests for storage commitment that are still to be answered: `commitment/<key>/<ulid>.json`.
+"""Requests for storage commitment that are still to be answered: `commitment/<key>/<ulid>.jsonl`.
 
 A request is durable before its requester hears that it was taken, and stays until the requester has taken the report.
 The same request sent again is the same key: one that waits is answered once, one that is being reported at
@@ -7,12 +7,12 @@ the lock of the key, so that any number of processes may try.
 """
 
 import contextlib
-import dataclasses
 import hashlib
 import json
 import logging
 import os
 import re
+import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -111,7 +111,7 @@ class Commitments:
 
         Raises `DiskFull`, `SpoolUnusable` or `CommitmentBacklog`; then nothing was kept.
         """
-        content = json.dumps(dataclasses.asdict(request)).encode()
+        content = _encode(request)
         self._spool.check_space(len(content))
         folder = self._folder / _key(request)
         with as_spool_error(folder):
@@ -121,22 +121,23 @@ class Commitments:
             for _ in range(_ATTEMPTS):
                 # removed by whoever has just reported it; or removed between two looks of `mkdir`
                 with contextlib.suppress(FileNotFoundError, FileExistsError):
-                    return self._add(folder, content)
+                    return self._add(folder, request, content)
         raise SpoolUnusable(str(folder), "other processes keep removing it")
 
-    def _add(self, folder: Path, content: bytes) -> TakenCommitment | None:
+    def _add(self, folder: Path, request: CommitmentRequest, content: bytes) -> TakenCommitment | None:
         folder.mkdir(exist_ok=True)
         sync_folder(self._folder)
         lock = _lock_of(folder)
         try:
-            if lock is None or not _request_paths(folder):
-                write_durably(folder / f"{ULID()}.json", content)
-            else:
+            found = [] if lock is None else _read_all(folder)
+            if found:
                 sync_folder(folder)  # whoever wrote the first may have been killed before that
+            else:
+                path = folder / f"{ULID()}.jsonl"
+                write_durably(path, content)
+                found = [(path, request)]
             checkpoint("commitment.requested")
-            if lock is None:
-                return None
-            return TakenCommitment(folder, lock, _read_all(folder))
+            return None if lock is None else TakenCommitment(folder, lock, found)
         except BaseException:
             if lock is not None:
                 _leave(folder, lock)
@@ -174,12 +175,12 @@ class Commitments:
     def given_up(self) -> int:
         """How many requests nobody took the report of. Raises `SpoolUnusable`."""
         with as_spool_error(self._folder):
-            return sum(1 for _ in (self._folder / "given-up").glob("*.json"))
+            return sum(1 for _ in (self._folder / "given-up").glob("*.jsonl"))
 
     def sweep(self) -> None:
         """Remove what was given up long ago. Raises `SpoolUnusable`."""
         with as_spool_error(self._folder):
-            for path in (self._folder / "given-up").glob("*.json"):
+            for path in (self._folder / "given-up").glob("*.jsonl"):
                 with contextlib.suppress(FileNotFoundError):
                     if time.time() - path.stat().st_mtime > KEEP_GIVEN_UP_SECONDS:
                         path.unlink()
@@ -187,8 +188,13 @@ class Commitments:
 
 def _key(request: CommitmentRequest) -> str:
     """What makes two requests the same: who asks whom for which instances in which transaction."""
-    whole = [request.calling_aet, request.called_aet, request.transaction_uid, *sorted(request.references)]
-    return hashlib.sha256(json.dumps(whole).encode()).hexdigest()[:40]
+    digest = hashlib.sha256()
+    for part in (
+        (request.calling_aet, request.called_aet, request.transaction_uid),
+        *sorted(request.references),
+    ):
+        digest.update(json.dumps(part).encode() + b"\n")
+    return digest.hexdigest()[:40]
 
 
 def _lock_of(folder: Path) -> HeldLock | None:
@@ -201,7 +207,7 @@ def _lock_of(folder: Path) -> HeldLock | None:
 
 
 def _request_paths(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.iterdir() if path.suffix == ".json")
+    return sorted(path for path in folder.iterdir() if path.suffix == ".jsonl")
 
 
 def _read_all(folder: Path) -> list[tuple[Path, CommitmentRequest]]:
@@ -218,15 +224,36 @@ def _read_all(folder: Path) -> list[tuple[Path, CommitmentRequest]]:
     return found
 
 
+def _encode(request: CommitmentRequest) -> bytes:
+    """A line of what they have in common, then a line for each instance; there may be very many."""
+    facts = {
+        "transaction_uid": request.transaction_uid,
+        "calling_aet": request.calling_aet,
+        "called_aet": request.called_aet,
+        "requested_at": request.requested_at,
+        "instances": len(request.references),
+    }
+    content = bytearray(json.dumps(facts).encode() + b"\n")
+    for reference in request.references:
+        content += json.dumps(reference).encode() + b"\n"
+    return bytes(content)
+
+
 def _read(path: Path) -> CommitmentRequest:
+    """Raises `OSError`, and `ValueError` if it is not what was written."""
     try:
-        values = json.loads(path.read_bytes())
+        with path.open("rb") as lines:
+            facts = json.loads(next(lines, b""))
+            pairs = map(json.loads, lines)
+            references = tuple((sys.intern(str(sop_class)), str(instance)) for sop_class, instance in pairs)
+        if len(references) != facts["instances"]:
+            raise ValueError("it lacks instances")
         return CommitmentRequest(
-            transaction_uid=str(values["transaction_uid"]),
-            calling_aet=str(values["calling_aet"]),
-            called_aet=str(values["called_aet"]),
-            requested_at=float(values["requested_at"]),
-            references=tuple((str(sop_class), str(instance)) for sop_class, instance in values["references"]),
+            transaction_uid=str(facts["transaction_uid"]),
+            calling_aet=str(facts["calling_aet"]),
+            called_aet=str(facts["called_aet"]),
+            requested_at=float(facts["requested_at"]),
+            references=references,
         )
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{path} is damaged") from error
