@@ -66,7 +66,8 @@ def negotiate(
     """Answer each context by itself (PS3.8 9.3.3.2).
 
     Storage: every SOP class, the first transfer syntax of the caller's list that is proposed, or without a list the
-    first proposed, because that is the one its sender need not transcode to.
+    first proposed, because that is the one its sender need not transcode to. Where the caller is the SCP (C-GET), the
+    proposed one that we keep most of.
     """
     contexts: dict[int, PresentationContext] = {}
     accepted: dict[str, tuple[bool, bool]] = {}
@@ -105,6 +106,11 @@ def _judge(
     if not any(granted):
         return _USER_REJECTION, None, granted
     syntax = _chosen(proposed, wanted, by_proposal=name in services)
+    if is_storage(name) and granted[1]:
+        # of several it accepts by C-GET, that which we are likely to need: nothing is converted
+        kept = services.syntaxes_kept(name)
+        allowed = [uid for uid in proposed if not wanted or uid in wanted]
+        syntax = next((uid for uid in kept if uid in allowed), syntax)
     return (_TRANSFER_SYNTAXES_NOT_SUPPORTED if syntax is None else _ACCEPTED), syntax, granted
 
 
@@ -216,8 +222,13 @@ def _at_end_of_reading(association: Any, then: Callable[[], None]) -> None:
         except InvalidEventError:
             # the peer was gone before the library had answered it; its state machine has no row for that
             hang_up(association)
+        except Exception as error:  # noqa: BLE001  the library raises whatever a hostile PDU makes it
+            _log.warning("%s broke the protocol (%s)", association.requestor.address, type(error).__name__)
+            hang_up(association)
         finally:
             then()
+            # with its buffer of a MiB; the library's objects hold each other until the collector comes by
+            vars(dul).pop("_read_pdu_data", None)
             # else a connection that ended unheard holds its place until a timeout
             dul.to_user_queue.put(None)
 
