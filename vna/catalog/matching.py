@@ -53,6 +53,17 @@ def name_key(text: str) -> str:
     return plain_name(text)[:LONGEST]
 
 
+def first_group(text: str) -> str:
+    """Of the same, the first group: the alphabetic one (PS3.5 6.2.1)."""
+    return plain_name(text).partition("=")[0][:LONGEST]
+
+
+def further_groups(text: str) -> str:
+    """Of the same, the others, each after its `=`; empty for most names."""
+    _, dash, further = plain_name(text).partition("=")
+    return f"{dash}{further}"[:LONGEST]
+
+
 def date_key(text: str) -> str:
     """YYYYMMDD, also of the old form with dots; empty where there is no date."""
     return _padded(text, _DATE_DIGITS, "0")
@@ -66,7 +77,8 @@ def time_key(text: str) -> str:
 SEARCHED: Mapping[str, Mapping[str, tuple[str, Callable[[str], str]]]] = {
     "study": {
         "patient_id": ("PatientID", search_key),
-        "patient_name": ("PatientName", name_key),
+        "patient_name": ("PatientName", first_group),
+        "further_names": ("PatientName", further_groups),
         "patient_birth_date": ("PatientBirthDate", date_key),
         "study_date": ("StudyDate", date_key),
         "study_time": ("StudyTime", time_key),

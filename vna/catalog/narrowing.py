@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import and_, false, func, or_, select
+from sqlalchemy import and_, false, func, not_, or_, select, true
 
 from vna.catalog.lists import is_one_of
 from vna.catalog.matching import EMPTY, LONGEST, alternatives, has_wildcards, interval, vr_of
@@ -39,35 +39,77 @@ class Candidates:
     order: Any = None
 
 
-def candidates(dialect: str, keys: Mapping[str, str], study_keywords: frozenset[str]) -> Candidates:
-    """What narrows a query with these keys; those of `study_keywords` belong to the study or patient."""
-    conditions: list[Any] = []
-    for keyword in sorted(keys.keys() & study_keywords):
-        column = _COLUMNS.get(keyword)
-        vr = vr_of(keyword)
-        if column is None:
-            column = func.coalesce(_STUDY.c.attributes[keyword].as_string(), "")
-        condition = _condition(dialect, column, vr, keys[keyword])
-        if condition is not None:
-            conditions.append(condition)
+def candidates(
+    dialect: str, keys: Mapping[str, str], study_keywords: frozenset[str], *, in_parts: bool = True
+) -> list[Candidates]:
+    """What narrows a query with these keys, of which those in `study_keywords` belong to the study or patient.
+
+    `in_parts`: may be several, to be read one after the other, without a study that is in two of them.
+    """
+    conditions = [
+        condition
+        for keyword in sorted(keys.keys() & study_keywords - {"PatientName"})
+        if (condition := _condition(dialect, _column(keyword), vr_of(keyword), keys[keyword])) is not None
+    ]
     by_uid = [_uids(dialect, keys, *one) for one in _BY_UID if keys.get(one[0])]
     conditions += by_uid
+    first, further = _names(dialect, keys.get("PatientName", "") if "PatientName" in study_keywords else "")
+    conditions += _of_series_and_instances(dialect, keys, is_alone=not conditions and first is None)
+    order = None if by_uid else _order(keys, study_keywords)
+    if first is None:
+        return [Candidates(tuple(conditions), order)]
+    if not in_parts or order is not _STUDY.c.patient_name:
+        return [Candidates((*conditions, or_(first, further)), order)]
+    return [
+        Candidates((*conditions, first), order),
+        Candidates((*conditions, further, not_(first)), _STUDY.c.further_names),
+    ]
+
+
+def _column(keyword: str) -> Any:
+    column = _COLUMNS.get(keyword)
+    return func.coalesce(_STUDY.c.attributes[keyword].as_string(), "") if column is None else column
+
+
+def _names(dialect: str, key: str) -> tuple[Any, Any]:
+    """Conditions on the first group of the patient's name, and on the others; None where nothing can be said.
+
+    Few names have others, so that each of the two is found by its own index.
+    """
+    values = alternatives("PN", key)
+    if not values or len(values) > _MOST_ALTERNATIVES:
+        return None, None
+    first: list[Any] = []
+    further: list[Any] = []
+    for value in values:
+        groups = ["", ""] if value == EMPTY else value.split("=")
+        if groups[0].strip("*") or value == EMPTY:
+            first.append(_like(dialect, _STUDY.c.patient_name, groups[0]))
+        if len(groups) == 1:
+            further.append(_like(dialect, _STUDY.c.further_names, f"*={value}*"))
+        elif not groups[0].strip("*"):
+            wanted = next((group for group in groups if group.strip("*")), "")
+            further.append(_like(dialect, _STUDY.c.further_names, f"*={wanted}*"))
+    return or_(false(), *first), and_(_STUDY.c.further_names > "", or_(false(), *further))
+
+
+def _of_series_and_instances(dialect: str, keys: Mapping[str, str], *, is_alone: bool) -> list[Any]:
+    """Studies with a series of the modality that is asked for, and with an instance of the SOP class."""
+    conditions: list[Any] = []
     modality = _condition(dialect, _SERIES.c.modality, "CS", _modality_key(keys))
     if modality is not None:
         of_modality = select(_SERIES.c.study_instance_uid).where(modality)
-        is_alone = not conditions
         own = _SERIES.c.study_instance_uid == _STUDY.c.study_instance_uid
         conditions.append(
             _STUDY.c.study_instance_uid.in_(of_modality) if is_alone else of_modality.where(own).exists()
         )
-    classes = keys.get("SOPClassesInStudy", "")
-    if classes:
+    if classes := keys.get("SOPClassesInStudy", ""):
         of_class = select(_INSTANCE.c.study_instance_uid).where(
             _INSTANCE.c.study_instance_uid == _STUDY.c.study_instance_uid,
             is_one_of(dialect, _INSTANCE.c.sop_class_uid, classes.split("\\")),
         )
         conditions.append(of_class.exists())
-    return Candidates(tuple(conditions), None if by_uid else _order(keys, study_keywords))
+    return conditions
 
 
 _BY_UID = (
@@ -128,11 +170,11 @@ def _like(dialect: str, column: Any, pattern: str) -> Any:
     if not has_wildcards("LO", pattern):
         return column == pattern[:LONGEST]
     literal = pattern.replace("?", "*").split("*")[0][:LONGEST]
-    begins = [column >= literal, column < literal + _LAST_CHARACTER] if literal else []
+    begins = [column >= literal, column < literal + _LAST_CHARACTER] if literal else [true()]
     if pattern == f"{literal}*":
         return and_(*begins)
     if len(pattern) > _LONGEST_PATTERN or pattern.count("*") > _MOST_STARS:
-        return and_(True, *begins)  # too dear to be left to the database
+        return and_(*begins)  # too dear to be left to the database
     if dialect == "postgresql":
         escaped = "".join(f"!{c}" if c in "!%_" else {"*": "%", "?": "_"}.get(c, c) for c in pattern)
         matches = column.like(escaped, escape="!")

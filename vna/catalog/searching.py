@@ -17,7 +17,7 @@ from vna.catalog.attributes import INSTANCE_KEYWORDS, SERIES_KEYWORDS, STUDY_KEY
 from vna.catalog.holding import LEVELS
 from vna.catalog.lists import is_one_of
 from vna.catalog.matching import Matcher, matcher
-from vna.catalog.narrowing import candidates
+from vna.catalog.narrowing import Candidates, candidates
 from vna.catalog.recording import table_of
 from vna.catalog.tables import Instance, Series, Study, Version
 from vna.dimse import Query
@@ -122,11 +122,14 @@ class _Search:
 
     def _studies(self) -> Iterator[dict[str, Values]]:
         """The matching studies by UID, page by page."""
-        narrow = candidates(self._dialect, self._asked, _STUDY_ATTRIBUTES)
-        order = [*([] if narrow.order is None else [narrow.order]), _STUDY.c.study_instance_uid]
+        for part in candidates(self._dialect, self._asked, _STUDY_ATTRIBUTES):
+            yield from self._studies_of(part)
+
+    def _studies_of(self, part: Candidates) -> Iterator[dict[str, Values]]:
+        order = [*([] if part.order is None else [part.order]), _STUDY.c.study_instance_uid]
         statement = (
             select(_STUDY.c.study_instance_uid, _STUDY.c.attributes, *order)
-            .where(*narrow.conditions)
+            .where(*part.conditions)
             .order_by(*order)
         )
         own = [*self._matchers("PATIENT"), *self._matchers("STUDY", *_STUDY_SUMS)]
@@ -225,7 +228,7 @@ class _Search:
 
     def _patients(self) -> Iterator[Values]:
         """Patients by Patient ID and its issuer, with the attributes of the study that was told last."""
-        narrow = candidates(self._dialect, self._asked, frozenset(_PATIENT_KEYWORDS))
+        (narrow,) = candidates(self._dialect, self._asked, frozenset(_PATIENT_KEYWORDS), in_parts=False)
         column = _STUDY.c.patient_id
         statement = select(column).where(*narrow.conditions).distinct().order_by(column).limit(_PATIENTS)
         own = self._matchers("PATIENT")

@@ -37,6 +37,7 @@ class Study(SQLModel, table=True):
     __table_args__ = (
         Index("ix_study_patient_id", "patient_id", "study_instance_uid"),
         Index("ix_study_patient_name", "patient_name", "study_instance_uid"),
+        Index("ix_study_further_names", "further_names", "study_instance_uid"),
         Index("ix_study_birth_date", "patient_birth_date", "study_instance_uid"),
         Index("ix_study_date", "study_date", "study_instance_uid"),
         Index("ix_study_accession_number", "accession_number", "study_instance_uid"),
@@ -48,6 +49,7 @@ class Study(SQLModel, table=True):
     told_by: str
     patient_id: str = _search()
     patient_name: str = _search()
+    further_names: str = _search()
     patient_birth_date: str = _search()
     study_date: str = _search()
     study_time: str = _search()

@@ -13,6 +13,7 @@ down_revision = "0001"
 _STUDY = (
     "patient_id",
     "patient_name",
+    "further_names",
     "patient_birth_date",
     "study_date",
     "study_time",
@@ -32,6 +33,7 @@ def upgrade() -> None:
     for name, column in (
         ("ix_study_patient_id", "patient_id"),
         ("ix_study_patient_name", "patient_name"),
+        ("ix_study_further_names", "further_names"),
         ("ix_study_birth_date", "patient_birth_date"),
         ("ix_study_date", "study_date"),
         ("ix_study_accession_number", "accession_number"),
