@@ -45,6 +45,15 @@ class DicomServer(Block):
         description="Seconds without a new image until a study that is being received counts as complete.",
         ge=0,
     )
+    commitment_wait_seconds: float = Field(
+        default=3600.0,
+        title="Wait for storage commitment",
+        description=(
+            "Seconds a received image may wait to be placed and checked. After that a sender that asked for storage "
+            "commitment is told that it is not committed."
+        ),
+        ge=0,
+    )
     max_associations: int | None = Field(
         default=None,
         title="Associations at once",
@@ -92,6 +101,7 @@ class DicomServer(Block):
             unknown_callers=site.UnknownCallers(self.unknown_callers),
             transfer_syntaxes=tuple(self.transfer_syntaxes),
             latency_seconds=self.latency_seconds,
+            commitment_wait_seconds=self.commitment_wait_seconds,
             max_associations=self.max_associations,
             associations_per_address=self.associations_per_address,
             max_pdu=self.max_pdu,

@@ -5,7 +5,7 @@ and receives while the database is away. This is the only place of the server th
 """
 
 import threading
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -48,6 +48,9 @@ class Holdings:
     def count(self, query: Query) -> int:
         return self._index().count(query)
 
+    def syntaxes_held(self) -> Mapping[str, Sequence[str]]:
+        return self._index().syntaxes_held()
+
     def verified(self, sop_instance_uids: Collection[str]) -> Mapping[str, str]:
         return self._index().verified(sop_instance_uids)
 
@@ -83,7 +86,13 @@ def services_of(settings: Settings, site: Callable[[], Site], spool: Spool) -> S
     """The services of a server of this home. `site` is asked each time who a destination or a requester is."""
     holdings = Holdings(settings, site)
     node = OurNode.from_settings(settings)
-    commitment = CommitmentService(holdings, spool, node, lambda aet: remote_calling(site(), aet))
+    commitment = CommitmentService(
+        holdings,
+        spool,
+        node,
+        lambda aet: remote_calling(site(), aet),
+        wait_seconds=lambda: site().server.commitment_wait_seconds,
+    )
     every = (
         FindService(holdings),
         MoveService(holdings, node, lambda aet: remote_called(site(), aet)),

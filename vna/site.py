@@ -133,6 +133,11 @@ class DicomServer(BaseModel):
         ge=0,
         description="Quiet seconds until a study that is being received counts as complete.",
     )
+    commitment_wait_seconds: float = Field(
+        default=3600.0,
+        ge=0,
+        description="Seconds a received image may wait to be placed before storage commitment is refused for it.",
+    )
     max_associations: int | None = Field(default=None, ge=1, description="Associations served at once.")
     associations_per_address: int = Field(
         default=32, ge=1, description="Associations served at once of one address."

@@ -63,6 +63,7 @@ def test_the_block_of_our_server_has_the_fields_and_defaults_of_the_value_it_bec
         "unknown_callers": "store",
         "transfer_syntaxes": ["1.2.840.10008.1.2"],
         "latency_seconds": 5,
+        "commitment_wait_seconds": 60,
         "max_associations": 10,
         "associations_per_address": 3,
         "max_pdu": 16384,

@@ -243,6 +243,32 @@ def test_a_report_that_was_not_taken_comes_again_and_never_after_it_was(
             requester.report(4, seconds=1)
 
 
+def test_a_report_that_is_refused_does_not_hold_up_the_next_of_that_requester(
+    spool: Spool, requester: Requester, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reporting_commitment, "_PEER", (3600, 3600))
+    requester.statuses = [0x0112]
+    with requester.listening() as remote, committing(spool, MemoryIndex({"1.5.1": CT}), remote) as ours:
+        assert requester.ask(ours.port, (CT, "1.5.1"), transaction="1.2.1") == 0x0000
+        assert requester.report(1).transaction == "1.2.1"
+        assert requester.ask(ours.port, (CT, "1.5.1"), transaction="1.2.2") == 0x0000
+        assert requester.report(2).transaction == "1.2.2"
+        until(lambda: len(waiting(spool)) == 1)
+
+
+def test_a_request_that_cannot_be_read_does_not_hold_up_another(
+    spool: Spool, requester: Requester, caplog: pytest.LogCaptureFixture
+) -> None:
+    spool.prepare()
+    (spool.path / "commitment").mkdir()
+    for name in ("0" * 40, "f" * 40):  # whichever is looked at first
+        (spool.path / "commitment" / name / "0.jsonl").mkdir(parents=True)
+    with requester.listening() as remote, committing(spool, MemoryIndex({"1.5.1": CT}), remote) as ours:
+        assert requester.ask(ours.port, (CT, "1.5.1")) == 0x0000
+        assert requester.report().committed == ["1.5.1"]
+    assert "Is a directory" in caplog.text
+
+
 def test_a_report_tried_for_a_day_is_given_up_and_kept(
     spool: Spool, requester: Requester, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

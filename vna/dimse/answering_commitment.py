@@ -21,7 +21,6 @@ from vna.dimse.commitment_information import decode_action_information
 from vna.dimse.committing import (
     STORAGE_COMMITMENT,
     STORAGE_COMMITMENT_INSTANCE,
-    WAIT_SECONDS,
     Judge,
     report_of,
     told,
@@ -66,7 +65,7 @@ class CommitmentService:
         node: OurNode,
         requesters: Callable[[str], RemoteServer | None],
         *,
-        wait_seconds: Callable[[], float] = lambda: WAIT_SECONDS,
+        wait_seconds: Callable[[], float],
     ) -> None:
         self._commitments = Commitments(spool)
         self._judge = Judge(index, spool, wait_seconds)
@@ -228,6 +227,8 @@ class _Conversation:
                     checkpoint("commitment.reported")
                     taken.acknowledged()
                     _log.info("%s", told(taken.request, judgement))
+            except StoreError as error:  # it is told once more
+                _log.error("%s", error)
             finally:
                 taken.release()
 
@@ -265,6 +266,8 @@ class _Conversation:
                 time.sleep(_LOOK_SECONDS)
                 continue
             if not isinstance(message, N_ACTION) or context_id != self._context_id:
+                return False
+            if not message.is_valid_request:  # a response, or without what a request must have
                 return False
             self._association.dimse.get_msg(block=False)
             self._answer(message)

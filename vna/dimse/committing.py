@@ -22,9 +22,6 @@ from vna.spool import CommitmentRequest, Reference, Spool, TakenCommitment
 STORAGE_COMMITMENT = UID("1.2.840.10008.1.20.1")
 STORAGE_COMMITMENT_INSTANCE = UID("1.2.840.10008.1.20.1.1")
 
-WAIT_SECONDS = 3600.0
-"""How long a received instance is waited for: a burst while a storage unit is away takes its time."""
-
 PROCESSING_FAILURE, NO_SUCH_INSTANCE, CLASS_INSTANCE_CONFLICT = 0x0110, 0x0112, 0x0119
 """Failure Reasons (PS3.3 C.14.1.1)."""
 

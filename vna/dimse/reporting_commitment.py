@@ -96,13 +96,22 @@ class Reporter:
         keys = set(self._commitments.waiting())
         for key in self._pauses.keys() - keys:
             del self._pauses[key]
+            self._told.pop(key, None)
         for key in keys:
             if stop.is_set():
                 return
             pause = self._pauses.setdefault(key, _Pause())
-            if pause.is_over and (taken := self._commitments.take(key)) is not None:
+            if pause.is_over:
+                self._take(key, pause)
+
+    def _take(self, key: str, pause: _Pause) -> None:
+        try:
+            if (taken := self._commitments.take(key)) is not None:
                 with taken:
                     self._attempt(taken, pause)
+        except StoreError as error:  # one folder that cannot be read must not hold up the others
+            pause.grow(_CATALOG)
+            self._tell(key, str(error))
 
     def _attempt(self, taken: TakenCommitment, pause: _Pause) -> None:
         """Report it if that can be done now, else say why not and when it is tried next."""
@@ -119,6 +128,9 @@ class Reporter:
             del self._peers[calling_aet]
             self._told.pop(calling_aet, None)
             return
+        except ReportRefused as error:  # it takes others perhaps
+            pause.grow(_PEER)
+            problem = str(error)
         except PeerError as error:
             peer.grow(_PEER)
             pause.until = peer.until
