@@ -334,13 +334,15 @@ def _lock_in(folder: Path, name: str) -> HeldLock | None:
 
 
 def _sweep_locked(folder: Path) -> bool:
-    with os.scandir(folder) as entries:
-        names = [entry.name for entry in entries]
-    for name in names:
-        if name.endswith((".part", ".tmp")):
-            (folder / name).unlink(missing_ok=True)
     ours = {RECORD_NAME, RECEIVING_LOCK, INDEXER_LOCK}
-    if any(name not in ours and not name.endswith((".part", ".tmp")) for name in names):
+    is_empty = True
+    with os.scandir(folder) as entries:
+        for entry in entries:  # one by one: a whole department's queue may lie here
+            if entry.name.endswith((".part", ".tmp")):
+                (folder / entry.name).unlink(missing_ok=True)
+            elif entry.name not in ours:
+                is_empty = False
+    if not is_empty:
         return False
     # The locks go last: whoever opened one before finds its name gone and knows it locked nothing. Whoever
     # makes a new one meanwhile keeps the folder from being removed, and sweeps it next.
