@@ -5,6 +5,7 @@ import hashlib
 import socket
 import struct
 import threading
+from collections import Counter
 from collections.abc import Callable, Collection, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -90,6 +91,12 @@ class FileIndex:
         if self.away == 0:
             raise CatalogUnavailable("it was stopped")
         return len(self._wanted(query))
+
+    def syntaxes_held(self) -> Mapping[str, Sequence[str]]:
+        if self.away == 0:
+            raise CatalogUnavailable("it was stopped")
+        common = Counter((i.sop_class_uid, i.transfer_syntax_uid) for i in self.instances).most_common()
+        return {cls: [uid for (one, uid), _ in common if one == cls] for (cls, _), _ in common}
 
     def verified(self, sop_instance_uids: Collection[str]) -> Mapping[str, str]:
         raise NotImplementedError

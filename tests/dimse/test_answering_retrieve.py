@@ -82,7 +82,7 @@ def study_of(ours: Ours, number: int) -> list[HeldInstance]:
 def asking(
     ours: Ours,
     *sop_classes: str,
-    storage: Sequence[tuple[str, str]] = (),
+    storage: Sequence[tuple[str, Any]] = (),
     handlers: Sequence[Any] = (),
 ) -> Generator[Association]:
     """An association of the library to us; `storage` = what it accepts by C-GET."""
@@ -390,7 +390,7 @@ def test_no_patient_is_named_in_the_log(ours: Ours, caplog: pytest.LogCaptureFix
 def got(
     ours: Ours,
     wanted: Dataset,
-    storage: Sequence[tuple[str, str]] = ((CT, EXPLICIT),),
+    storage: Sequence[tuple[str, Any]] = ((CT, EXPLICIT),),
     status: Callable[[int], int] = lambda _: 0,
 ) -> tuple[Responses, dict[str, bytes]]:
     """The responses, and what came by SOP Instance UID; `status` answers the C-STORE of that number."""
@@ -474,6 +474,30 @@ def test_a_syntax_the_requester_did_not_accept_is_failed_and_said(ours: Ours) ->
     responses, arrived = got(ours, query, storage=[(CT, implicit)])
     assert (responses[-1][0].Status, counts(responses[-1][0])) == (0xA702, (None, 0, 4, 0))
     assert not arrived
+
+
+def test_of_several_syntaxes_in_a_context_the_one_that_is_kept_is_accepted(
+    tmp_path: Path, node: OurNode
+) -> None:
+    """Nothing is converted, so the first one proposed is of no use where another is kept."""
+    implicit = "1.2.840.10008.1.2"
+    studies = write_studies(
+        tmp_path / "kept", 1, instances=3, modalities=["CT"], transfer_syntaxes=[implicit]
+    )
+    index = FileIndex(held_of(studies))
+    query = identifier("STUDY", StudyInstanceUID=studies[0].study_instance_uid)
+    with serving(tmp_path, index, node) as ours:
+        responses, arrived = got(ours, query, storage=[(CT, [EXPLICIT, implicit])])
+    assert counts(responses[-1][0]) == (None, 3, 0, 0)
+    assert len(arrived) == 3
+
+
+def test_a_catalog_that_is_away_keeps_no_association_from_being_agreed(ours: Ours) -> None:
+    ours.index.away = 0
+    began = time.monotonic()
+    responses, _ = got(ours, identifier("STUDY", StudyInstanceUID="1.2"))
+    assert responses[-1][0].Status == 0xA701
+    assert time.monotonic() - began < 3
 
 
 def test_without_the_scp_role_nothing_is_sent_to_a_requester(ours: Ours) -> None:

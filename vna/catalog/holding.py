@@ -24,6 +24,7 @@ from vna.storage import LocalUnit
 _STUDY, _SERIES, _INSTANCE = table_of(Study), table_of(Series), table_of(Instance)
 _VERSION, _COPY = table_of(Version), table_of(Copy)
 _PAGE = 500
+_DRAWN = 5000
 _UNIQUE = (
     ("STUDY", "StudyInstanceUID", "study_instance_uid"),
     ("SERIES", "SeriesInstanceUID", "series_instance_uid"),
@@ -70,6 +71,31 @@ def count_instances(engine: Engine, asked: Asked) -> int:
     statement = select(func.count()).select_from(_INSTANCE).where(*_conditions(engine, asked))
     with engine.connect() as connection:
         return int(connection.execute(statement).scalar_one())
+
+
+def common_syntaxes(engine: Engine) -> dict[str, list[str]]:
+    """SOP Class UID to the transfer syntaxes of its instances, the commonest first; raises `CatalogUnavailable`.
+
+    From some thousand versions: their IDs are digests, so those that come first are as good as drawn by lot.
+    """
+    drawn = select(_VERSION).order_by(_VERSION.c.version_id).limit(_DRAWN).subquery()
+    is_of = and_(
+        _INSTANCE.c.study_instance_uid == drawn.c.study_instance_uid,
+        _INSTANCE.c.sop_instance_uid == drawn.c.sop_instance_uid,
+    )
+    count = func.count()
+    statement = (
+        select(_INSTANCE.c.sop_class_uid, drawn.c.transfer_syntax_uid)
+        .join(_INSTANCE, is_of)
+        .group_by(_INSTANCE.c.sop_class_uid, drawn.c.transfer_syntax_uid)
+        .order_by(count.desc(), drawn.c.transfer_syntax_uid)
+    )
+    with engine.connect() as connection:
+        rows = connection.execute(statement).all()
+    common: dict[str, list[str]] = {}
+    for sop_class, syntax in rows:
+        common.setdefault(sop_class, []).append(syntax)
+    return common
 
 
 def _conditions(engine: Engine, asked: Asked) -> list[Any]:

@@ -1,9 +1,15 @@
 """The catalog as what the query, retrieve and commitment services ask (`vna.dimse.index.InstanceIndex`)."""
 
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 
 from vna.catalog.catalog import Catalog
-from vna.catalog.holding import asked_for, count_instances, held_instances, verified_instances
+from vna.catalog.holding import (
+    asked_for,
+    common_syntaxes,
+    count_instances,
+    held_instances,
+    verified_instances,
+)
 from vna.catalog.searching import SUPPORTED, search
 from vna.dimse import HeldInstance, Query
 from vna.site import UnitDefinition
@@ -33,6 +39,10 @@ class CatalogIndex:
     def count(self, query: Query) -> int:
         """How many `held` gives; raises `CatalogUnavailable`, `CatalogRefused`."""
         return count_instances(self._engine, asked_for(query))
+
+    def syntaxes_held(self) -> Mapping[str, Sequence[str]]:
+        """SOP class to the transfer syntaxes it is commonly kept in; raises `CatalogUnavailable`, `CatalogRefused`."""
+        return common_syntaxes(self._engine)
 
     def verified(self, sop_instance_uids: Collection[str]) -> Mapping[str, str]:
         """Those whose current content lies checked on a unit; raises `CatalogUnavailable`, `CatalogRefused`."""

@@ -6,9 +6,10 @@ Memory does not grow with what is asked for.
 
 import contextlib
 import logging
+import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -52,6 +53,7 @@ DESTINATION_UNKNOWN, IDENTIFIER_DOES_NOT_MATCH = 0xA801, 0xA900
 _C_GET_RSP, _C_MOVE_RSP = 0x8010, 0x8021
 _WITH_DATA_SET, _NO_DATA_SET = 0x0001, 0x0101
 _PENDING_SECONDS = 1.0
+_KEPT_SECONDS, _FIRST_WAIT_SECONDS = 60.0, 1.0
 _LONGEST_COMMENT = 64  # of an LO value
 _LONGEST_UID_LIST = 60_000  # a UI value has at most 65,534 bytes in explicit VR
 _MOST_COUNTED = 0xFFFF
@@ -103,6 +105,11 @@ class GetService:
 
     def __init__(self, index: InstanceIndex, answer_seconds: float = 60.0) -> None:
         self._index, self._answer_seconds = index, answer_seconds
+        self._kept = _KeptSyntaxes(index)
+
+    def syntaxes_kept(self, sop_class: str) -> Sequence[str]:
+        """The transfer syntaxes we keep instances of the SOP class in, the commonest first."""
+        return self._kept.of(sop_class)
 
     def serve(self, association: Association, message: Any, context: PresentationContext) -> None:
         """Answer one C-GET request."""
@@ -117,6 +124,39 @@ class GetService:
                 request.connection, name, contexts, self._answer_seconds, request.cancel_if_meant
             )
             request.perform(self._index, lambda held: store_each(channel, held, None, lambda: None))
+
+
+class _KeptSyntaxes:
+    """In which transfer syntaxes each SOP class is kept, as of a minute ago or so.
+
+    The catalog is asked by a thread of its own, and only at first is it waited for, a second at most: what
+    is agreed must not depend on a database.
+    """
+
+    def __init__(self, index: InstanceIndex) -> None:
+        self._index = index
+        self._lock = threading.Lock()
+        self._known: Mapping[str, Sequence[str]] = {}
+        self._ask_at = self._wait_until = 0.0
+        self._was_told = threading.Event()
+
+    def of(self, sop_class: str) -> Sequence[str]:
+        with self._lock:
+            now = time.monotonic()
+            if now > self._ask_at:
+                self._ask_at = now + _KEPT_SECONDS
+                self._wait_until = self._wait_until or now + _FIRST_WAIT_SECONDS
+                threading.Thread(target=self._ask, name="kept-syntaxes", daemon=True).start()
+        self._was_told.wait(max(0.0, self._wait_until - now))
+        return self._known.get(sop_class, ())
+
+    def _ask(self) -> None:
+        try:
+            self._known = self._index.syntaxes_held()
+        except StoreError as error:
+            _log.warning("Which transfer syntaxes are kept is not known now: %s", error)
+        finally:
+            self._was_told.set()
 
 
 @contextlib.contextmanager

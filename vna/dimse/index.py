@@ -3,7 +3,7 @@
 The catalog implements it for the centre, the router's cache for the router; this room needs no database.
 """
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -71,6 +71,14 @@ class InstanceIndex(Protocol):
 
     def count(self, query: Query) -> int:
         """How many instances `held` gives."""
+        ...
+
+    def syntaxes_held(self) -> Mapping[str, Sequence[str]]:
+        """SOP Class UID to the transfer syntaxes its instances are kept in, the commonest first.
+
+        A requester of a C-GET that accepts several in one presentation context gets that which is likely to be
+        needed, as nothing is converted. So a sample is enough, and rare classes may be missing.
+        """
         ...
 
     def verified(self, sop_instance_uids: Collection[str]) -> Mapping[str, str]:

@@ -7,8 +7,8 @@ presentation context, in the association's own thread, as the library would call
 import logging
 import threading
 import traceback
-from collections.abc import Iterable
-from typing import Any, Protocol
+from collections.abc import Iterable, Sequence
+from typing import Any, Protocol, runtime_checkable
 
 from pynetdicom.association import Association
 from pynetdicom.presentation import PresentationContext
@@ -37,6 +37,15 @@ class Service(Protocol):
         ...
 
 
+@runtime_checkable
+class SendsAsKept(Protocol):
+    """A service that sends instances on the requester's own association, and converts none."""
+
+    def syntaxes_kept(self, sop_class: str) -> Sequence[str]:
+        """The transfer syntaxes it has instances of the SOP class in, the likeliest first."""
+        ...
+
+
 class Services:
     """The services of one receiver, and which of its associations are being answered now."""
 
@@ -52,6 +61,14 @@ class Services:
     def has_get(self) -> bool:
         """Whether we send on the requester's own association."""
         return not _GET_CLASSES.isdisjoint(self._by_class)
+
+    def syntaxes_kept(self, sop_class: str) -> Sequence[str]:
+        """The transfer syntaxes in which a service would send instances of it by C-GET, the likeliest first."""
+        for uid in _GET_CLASSES & self._by_class.keys():
+            service = self._by_class[uid]
+            if isinstance(service, SendsAsKept):
+                return service.syntaxes_kept(sop_class)
+        return ()
 
     def is_busy(self, association: Association) -> bool:
         """Whether a request is being answered on it."""
