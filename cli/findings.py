@@ -10,7 +10,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cli.console import say, show
-from cli.health import Finding, of_aside, of_certificate, of_refusals, of_traffic, of_waiting
+from cli.health import (
+    Finding,
+    of_aside,
+    of_certificate,
+    of_commitments,
+    of_refusals,
+    of_traffic,
+    of_waiting,
+)
 from cli.unit_folders import overlapping
 from cli.verifying import lost_catalog
 from vna.errors import BackupError, CatalogUnavailable
@@ -79,6 +87,7 @@ def _spool(settings: Settings) -> Iterator[Finding]:
     )
     yield from of_waiting(spool.waiting())
     yield from of_aside(settings, len(spool.aside()))
+    yield from of_commitments(spool)
 
 
 def _keys(settings: Settings) -> Iterator[Finding]:

@@ -14,7 +14,7 @@ from vna.errors import BackupError, SettingsError
 from vna.platform import free_bytes
 from vna.settings import Settings
 from vna.site import load_site
-from vna.spool import Spool, Waiting
+from vna.spool import Commitments, Spool, Waiting
 
 _LONG_SECONDS = 3600.0
 _CATALOG_SECONDS = 3.0
@@ -174,6 +174,7 @@ def _look_at_spool(settings: Settings, status: ScpStatus, health: Health) -> Non
         "reserve_bytes": spool.reserve,
     }
     health.findings += [*of_waiting(waiting), *of_indexer(status, waiting), *of_aside(settings, aside)]
+    health.findings += of_commitments(spool)
     spool.check_space()
 
 
@@ -251,6 +252,19 @@ def of_aside(settings: Settings, aside: int) -> Iterator[Finding]:
     if aside:
         files = "1 received file" if aside == 1 else f"{aside} received files"
         yield Finding(True, f"{files} could not be identified; they are in {settings.spool_path / 'aside'}.")
+
+
+def of_commitments(spool: Spool) -> Iterator[Finding]:
+    """Who asked for storage commitment and was not told; raises `SpoolUnusable`."""
+    commitments = Commitments(spool)
+    if waiting := len(commitments.waiting()):
+        yield Finding(False, f"{_counted(waiting, 'request')} for storage commitment not reported yet.")
+    if given_up := commitments.given_up():
+        yield Finding(
+            True,
+            f"{_counted(given_up, 'request')} for storage commitment given up, because a day long nobody took the "
+            f"report; the log names them. Ask again there, then empty {commitments.given_up_path}.",
+        )
 
 
 def _counted(count: int, what: str) -> str:

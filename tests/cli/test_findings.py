@@ -13,6 +13,7 @@ from cli.findings import Finding, look
 from tests.indexing.arranging import receive, settings_of, spool_of, study
 from vna.settings import Settings
 from vna.site import load_site
+from vna.spool import CommitmentRequest, Commitments
 
 
 @pytest.fixture
@@ -59,3 +60,24 @@ def test_a_folder_of_the_spool_that_cannot_be_read_is_wrong(
     assert finding.wrong
     assert "Input/output error" in finding.sentence
     assert told(settings, "1 received file waits")
+
+
+def test_who_asked_for_storage_commitment_and_was_not_told_is_counted(settings: Settings) -> None:
+    assert not told(settings, "storage commitment")
+    commitments = Commitments(spool_of(settings))
+    for transaction in ("1.2.1", "1.2.2"):
+        request = CommitmentRequest(transaction, "CT_1", "BACKUPDR", time.time(), (("1.2", "1.3"),))
+        taken = commitments.add(request)
+        assert taken is not None
+        taken.release()
+    (finding,) = told(settings, "storage commitment")
+    assert (finding.wrong, finding.sentence) == (False, "2 requests for storage commitment not reported yet.")
+    again = commitments.take(taken.key)
+    assert again is not None
+    with again:
+        again.give_up()
+    waiting, given_up = told(settings, "storage commitment")
+    assert waiting.sentence == "1 request for storage commitment not reported yet."
+    assert given_up.wrong
+    assert "1 request for storage commitment given up" in given_up.sentence
+    assert str(commitments.given_up_path) in given_up.sentence

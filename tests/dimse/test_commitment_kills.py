@@ -9,7 +9,7 @@ from collections.abc import Generator
 from pathlib import Path
 
 import pytest
-from dimse.arranging_commitment import CT, Requester, action, until
+from dimse.arranging_commitment import CT, MemoryIndex, Requester, action, committing, until
 from pynetdicom.association import Association
 
 from vna.spool import Commitments, Spool
@@ -37,9 +37,7 @@ with committing(spool, MemoryIndex({"1.5.1": CT}), Requester().remote(port)) as 
 
 
 @contextlib.contextmanager
-def server(
-    spool: Path, requester_port: int, kill_at: str = ""
-) -> Generator[tuple[int, "subprocess.Popen[str]"]]:
+def server(spool: Path, requester_port: int, kill_at: str) -> Generator[tuple[int, "subprocess.Popen[str]"]]:
     environment = {**os.environ, "BACKUPDR_KILL_AT": kill_at, "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"}
     command = [sys.executable, "-c", SERVER, str(spool), str(requester_port)]
     with subprocess.Popen(
@@ -86,7 +84,7 @@ def test_killed_at_any_step_the_requester_is_told_after_the_next_start(
             assert process.wait(30) == -9
         told_before = len(requester.reports)
         assert told_before == (0 if boundary in KILLED_WHEN_IT_CALLS[:2] else 1)
-        with server(spool.path, remote.port):
+        with committing(spool, MemoryIndex({"1.5.1": CT}), remote):
             until(lambda: Commitments(spool).waiting() == [])
     # forgotten is forgotten; one whose acknowledgement was not noted is told once more
     assert len(requester.reports) == (2 if boundary == "commitment.reported" else 1)

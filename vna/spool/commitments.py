@@ -33,7 +33,7 @@ MOST_WAITING = 10_000
 KEEP_GIVEN_UP_SECONDS = 30 * 86400.0
 
 _KEY = re.compile(r"[0-9a-f]{40}\Z")
-_LOCK = "reporting.lock"
+_LOCK, _GIVEN_UP = "reporting.lock", "given-up"
 _ATTEMPTS = 20
 
 _log = logging.getLogger(__name__)
@@ -80,7 +80,7 @@ class TakenCommitment:
 
     def give_up(self) -> None:
         """Nobody takes the report: the request is kept apart for people. Raises `SpoolUnusable`."""
-        apart = self._folder.parent / "given-up"
+        apart = self._folder.parent / _GIVEN_UP
         with as_spool_error(apart):
             make_folder(apart)
             for path in self._paths:
@@ -105,6 +105,7 @@ class Commitments:
     def __init__(self, spool: Spool) -> None:
         self._spool = spool
         self._folder = spool.path / "commitment"
+        self.given_up_path = self._folder / _GIVEN_UP
 
     def add(self, request: CommitmentRequest) -> TakenCommitment | None:
         """Make a request durable. Returns it taken, or None if another process is reporting the same just now.
@@ -175,12 +176,12 @@ class Commitments:
     def given_up(self) -> int:
         """How many requests nobody took the report of. Raises `SpoolUnusable`."""
         with as_spool_error(self._folder):
-            return sum(1 for _ in (self._folder / "given-up").glob("*.jsonl"))
+            return sum(1 for _ in self.given_up_path.glob("*.jsonl"))
 
     def sweep(self) -> None:
         """Remove what was given up long ago. Raises `SpoolUnusable`."""
         with as_spool_error(self._folder):
-            for path in (self._folder / "given-up").glob("*.jsonl"):
+            for path in self.given_up_path.glob("*.jsonl"):
                 with contextlib.suppress(FileNotFoundError):
                     if time.time() - path.stat().st_mtime > KEEP_GIVEN_UP_SECONDS:
                         path.unlink()
@@ -218,7 +219,7 @@ def _read_all(folder: Path) -> list[tuple[Path, CommitmentRequest]]:
             found.append((path, _read(path)))
         except ValueError as error:
             _log.error("A request for storage commitment cannot be answered: %s.", error)
-            apart = folder.parent / "given-up"
+            apart = folder.parent / _GIVEN_UP
             make_folder(apart)
             path.replace(apart / path.name)
     return found
