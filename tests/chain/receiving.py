@@ -4,6 +4,7 @@ import contextlib
 import hashlib
 import os
 import random
+import re
 import signal
 import struct
 import subprocess
@@ -282,6 +283,17 @@ def assert_all_placed(server: Server, modalities: list[Modality], seconds: float
     assert (report.ok, report.orphaned, report.problems) == (report.checked, 0, []), report
     assert len(held) == len(set(held)), "placed twice"
     assert dict(held) == expected
+
+
+def boundaries() -> list[str]:
+    """Those of the contract, as the code has them, in the order of the data's way."""
+    found: list[str] = []
+    for room in ("spool", "storage", "indexing"):
+        for path in sorted((ROOT / "vna" / room).glob("*.py")):
+            found += re.findall(
+                r'\bcheckpoint\("((?:spool|place)\.[^"]+)"\)', path.read_text(encoding="utf-8")
+            )
+    return list(dict.fromkeys(found))
 
 
 class Endurance:

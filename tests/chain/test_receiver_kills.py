@@ -4,14 +4,12 @@ in the catalog, and it cleans up after itself. One home is killed again and agai
 
 import os
 import random
-import re
 import sys
 from collections.abc import Iterator
 
 import pytest
 
-from tests.chain.arranging import ROOT
-from tests.chain.receiving import Endurance
+from tests.chain.receiving import Endurance, boundaries
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="kill -9, and /proc to find whom")
 
@@ -21,17 +19,6 @@ MOMENTS = [
     (_CHANCE.randrange(1, 40), round(_CHANCE.uniform(0, 0.3), 3), _CHANCE.choice(("server", "indexer")))
     for _ in range(5)
 ]
-
-
-def boundaries() -> list[str]:
-    """Those of the contract, as the code has them, in the order of the data's way."""
-    found: list[str] = []
-    for room in ("spool", "storage", "indexing"):
-        for path in sorted((ROOT / "vna" / room).glob("*.py")):
-            found += re.findall(
-                r'\bcheckpoint\("((?:spool|place)\.[^"]+)"\)', path.read_text(encoding="utf-8")
-            )
-    return list(dict.fromkeys(found))
 
 
 @pytest.fixture(scope="module")

@@ -20,14 +20,18 @@ from tests.chain.killing import (
     backup_with_killed_worker,
     random_moment,
 )
+from tests.prove.burst import a_burst_is_a_backlog
+from tests.prove.day import a_day_passes
 from tests.prove.disk import backup_on_a_full_disk
 from tests.prove.memory import memory_is_flat
 from tests.prove.proof import Impossible, Proof, Site
+from tests.prove.receiver_kills import receiver_survives
 from tests.prove.rot import bit_rot_is_found
 
 FOLDER = Path(".prove").absolute()
 STATE = FOLDER / "state.json"
 KILLS, WORKER_KILLS = 26, 4
+RECEIVER_KILLS, KILLS_OF_A_HOME = 200, 50
 LONGEST_SECONDS = 3600.0
 
 
@@ -57,6 +61,14 @@ def worker_kill(number: int, seed: int) -> Proof:
     return Proof(f"kill-worker-{number}", prove)
 
 
+def receiver_kills(home: int, seed: int) -> Proof:
+    """The DICOM server of one home, again and again, while two modalities send."""
+    return Proof(
+        f"kill-receiver-{home}",
+        lambda site: receiver_survives(site, KILLS_OF_A_HOME, random.Random(f"{seed}-receiver-{home}")),
+    )
+
+
 def all_proofs(seed: int) -> Iterator[Proof]:
     yield Proof("bit-rot", lambda site: bit_rot_is_found(site, seed))
     for left in (True, False):
@@ -64,6 +76,10 @@ def all_proofs(seed: int) -> Iterator[Proof]:
         yield Proof(f"disk-full-{name}", lambda site, left=left: backup_on_a_full_disk(site, reserve=left))
     for by in ("move", "get"):
         yield Proof(f"memory-{by}", lambda site, by=by: memory_is_flat(site, by))
+    yield Proof("burst", a_burst_is_a_backlog)
+    yield Proof("day", lambda site: a_day_passes(site, seed))
+    for home in range(RECEIVER_KILLS // KILLS_OF_A_HOME):
+        yield receiver_kills(home, seed)
     for number in range(KILLS):
         yield kill(number, seed)
     for number in range(WORKER_KILLS):

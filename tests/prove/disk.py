@@ -47,13 +47,13 @@ def backup_on_a_full_disk(site: Site, *, reserve: bool) -> str:
 
 
 @contextlib.contextmanager
-def small_disk(folder: Path) -> Iterator[Path]:
+def small_disk(folder: Path, size: str = SMALL) -> Iterator[Path]:
     """A small file system of its own, which only root may make."""
     if sys.platform != "linux" or os.geteuid() != 0:
         raise Impossible("a small file system can only be made by root on Linux")
     folder.mkdir()
     made = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", f"size={SMALL}", "backupdr-proof", str(folder)],
+        ["mount", "-t", "tmpfs", "-o", f"size={size}", "backupdr-proof", str(folder)],
         capture_output=True,
         text=True,
     )
