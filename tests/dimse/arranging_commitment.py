@@ -1,6 +1,7 @@
 """What the commitment tests arrange: an index in memory, and a requester that asks and takes reports."""
 
 import contextlib
+import ssl
 import threading
 import time
 from collections.abc import Callable, Collection, Generator, Iterator, Mapping
@@ -109,7 +110,10 @@ class Requester:
 
     @contextlib.contextmanager
     def listening(
-        self, port: int = 0, roles: tuple[bool, bool] | None = (True, True)
+        self,
+        port: int = 0,
+        roles: tuple[bool, bool] | None = (True, True),
+        tls: ssl.SSLContext | None = None,
     ) -> Generator[RemoteServer]:
         """Its own port; `roles` = SCU and SCP role it grants us, None = it knows no role selection."""
         entity = AE(self.aet)
@@ -118,7 +122,7 @@ class Requester:
         else:
             entity.add_supported_context(PUSH_MODEL, SYNTAXES, *roles)
         handlers: list[Any] = [(evt.EVT_N_EVENT_REPORT, self.take)]
-        server = entity.start_server(("127.0.0.1", port), block=False, evt_handlers=handlers)
+        server = entity.start_server(("127.0.0.1", port), block=False, evt_handlers=handlers, ssl_context=tls)
         try:
             yield self.remote(server.server_address[1])
         finally:

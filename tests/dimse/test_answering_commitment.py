@@ -1,12 +1,14 @@
 """Storage commitment as SCP: said of verified copies only, reported where and as the requester can take it, once."""
 
 import logging
+import ssl
 import threading
 import time
 from pathlib import Path
 from typing import Any
 
 import pytest
+import trustme
 from dimse.arranging_commitment import (
     CT,
     MR,
@@ -24,6 +26,7 @@ from pynetdicom import AE
 
 from vna.dimse import answering_commitment, reporting_commitment
 from vna.dimse.pdata import Loop
+from vna.site import Tls
 from vna.spool import Commitments, Spool
 
 
@@ -98,6 +101,19 @@ def test_we_call_back_by_the_ae_title_that_was_asked(spool: Spool, requester: Re
     ):
         assert requester.ask(ours.port, (CT, "1.5.1"), called="OLD_PACS") == 0x0000
         assert requester.report().calling_aet == "OLD_PACS"
+
+
+def test_we_call_back_by_tls_where_the_requester_has_it(
+    spool: Spool, requester: Requester, tmp_path: Path
+) -> None:
+    authority, context = trustme.CA(), ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("127.0.0.1").configure_cert(context)
+    authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
+    with requester.listening(tls=context) as remote:
+        by_tls = remote.model_copy(update={"tls": Tls(ca_file=tmp_path / "ca.pem")})
+        with committing(spool, MemoryIndex({"1.5.1": CT}), by_tls) as ours:
+            assert requester.ask(ours.port, (CT, "1.5.1")) == 0x0000
+            assert requester.report().committed == ["1.5.1"]
 
 
 @pytest.mark.parametrize("roles", [None, (False, False)], ids=["knows no roles", "refuses the role"])
