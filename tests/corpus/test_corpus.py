@@ -221,7 +221,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Settings,
     home.mkdir()
     with (home / "scp.log").open("wb") as log:
         process = spawn_bound(
-            [sys.executable, "-m", "dicom_scp", "--bound"], env=environment, stdout=log, stderr=log
+            [sys.executable, "-m", "dicom_scp", "--bound", "--open"], env=environment, stdout=log, stderr=log
         )
     deadline = time.monotonic() + 30
     while time.monotonic() < deadline and process.poll() is None:
