@@ -72,6 +72,7 @@ def test_an_echo_is_answered(receiver: Receiver) -> None:
 
 
 def test_what_is_sent_is_in_the_spool_byte_by_byte_when_success_is_said(receiver: Receiver) -> None:
+    """Field notes 18, 19 and 37: nothing is decoded or held, and the digest is of what came over the wire."""
     sender = Sender(receiver.port)
     sent = {f"1.2.{size}": os.urandom(size) for size in (2, 6, 1000, 99_999, 100_000, 3_000_001)}
     for uid, data in sent.items():
@@ -142,6 +143,7 @@ def test_echo_and_store_alternate_on_one_association(receiver: Receiver) -> None
 
 
 def test_any_sop_class_is_taken_in_the_first_transfer_syntax_its_sender_names(receiver: Receiver) -> None:
+    """Field notes 16, 17 and 19: private and retired classes, no list, no transcoding."""
     private_syntax = "1.3.6.1.4.1.99999.9"
     contexts = [
         (PRIVATE_CLASS, ["1.2.840.10008.1.2.4.90", EXPLICIT]),
@@ -249,6 +251,7 @@ def test_a_disk_that_fails_is_a_processing_failure_and_never_success(
 
 @pytest.mark.parametrize("uid", ["../../../../tmp/evil", "1.2\\3", "1." * 60 + "1", ".", "a" * 300])
 def test_an_invalid_uid_is_stored_under_a_safe_name_inside_the_spool(receiver: Receiver, uid: str) -> None:
+    """Field note 30: a UID is no path."""
     sender = Sender(receiver.port)
     assert sender.store(uid, b"data") == SUCCESS
     sender.release()
@@ -259,6 +262,7 @@ def test_an_invalid_uid_is_stored_under_a_safe_name_inside_the_spool(receiver: R
 
 
 def test_the_same_instance_twice_succeeds_twice_and_is_kept_once(receiver: Receiver) -> None:
+    """Field note 26: who got no answer sends again."""
     sender = Sender(receiver.port)
     assert [sender.store("1.2.3", b"data") for _ in range(2)] == [SUCCESS, SUCCESS]
     sender.release()
@@ -267,6 +271,7 @@ def test_the_same_instance_twice_succeeds_twice_and_is_kept_once(receiver: Recei
 
 @pytest.mark.parametrize("part", ["command", "data", "pdu"])
 def test_a_sender_that_vanishes_leaves_only_what_was_acknowledged(receiver: Receiver, part: str) -> None:
+    """Field notes 28 and 35: a cut data set is never kept, a partial never left."""
     sender = Sender(receiver.port)
     assert sender.store("1.2.1", b"whole") == SUCCESS
     sender.send(p_data(pdv(1, 3, store_command("1.2.2")))[: None if part != "command" else 30])
@@ -312,6 +317,7 @@ GARBAGE = {
 
 @pytest.mark.parametrize("kind", GARBAGE)
 def test_garbage_after_negotiation_ends_only_its_association(receiver: Receiver, kind: str) -> None:
+    """Field note 24: what a PDU declares is believed up to what was agreed."""
     sender = Sender(receiver.port)
     assert sender.store("1.2.1", b"whole") == SUCCESS
     sender.send(GARBAGE[kind])
@@ -333,6 +339,7 @@ def test_a_store_without_a_data_set_is_refused(receiver: Receiver) -> None:
 
 
 def test_several_senders_at_once_mix_nothing(receiver: Receiver) -> None:
+    """Field note 19: parallel senders, each with an association of its own."""
     sent: dict[str, bytes] = {}
     errors: list[BaseException] = []
 
@@ -411,6 +418,7 @@ def test_a_spool_that_cannot_be_used_stops_the_start(tmp_path: Path) -> None:
 
 
 def test_too_many_associations_are_refused_for_now(tmp_path: Path) -> None:
+    """Field notes 23 and 38."""
     spool = Spool(tmp_path / "spool", 0)
     with Receiver(spool, aet="BACKUPDR", host="127.0.0.1", port=0, max_associations=2) as running:
         first, second = Sender(running.port), Sender(running.port)

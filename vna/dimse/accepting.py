@@ -30,6 +30,7 @@ from pynetdicom.transport import AddressInformation, AssociationSocket
 from vna.dimse.callers import Caller
 from vna.dimse.pdata import hang_up
 from vna.dimse.services import Services
+from vna.platform import wait_readable
 
 _log = logging.getLogger(__name__)
 
@@ -39,7 +40,7 @@ DATASET_SYNTAXES = (EXPLICIT_LITTLE_ENDIAN, IMPLICIT_LITTLE_ENDIAN)
 """What the services speak for identifiers; the first that a context proposes."""
 
 _ACCEPTED, _USER_REJECTION, _ABSTRACT_SYNTAX_NOT_SUPPORTED, _TRANSFER_SYNTAXES_NOT_SUPPORTED = 0, 1, 3, 4
-_ASSOCIATE_RQ_RECEIVED = "Evt6"
+_ASSOCIATE_RQ_RECEIVED, _CLOSED_BY_PEER = "Evt6", "Evt17"
 _STORAGE = (StorageServiceClass, NonPatientObjectStorageServiceClass, ServiceClass)
 
 Roles = Mapping[str, tuple[bool, bool]]
@@ -153,6 +154,22 @@ def proposed_roles(request: Any) -> dict[str, tuple[bool, bool]]:
     }
 
 
+class _Connection(AssociationSocket):
+    """The library's, without its limit: it asks by select, which ends at descriptor 1023."""
+
+    @property
+    def ready(self) -> bool:
+        """Whether there is something to read."""
+        connection: Any = self.socket
+        if connection is None or not self._is_connected:
+            return False
+        try:
+            return bool(getattr(connection, "pending", int)()) or wait_readable(connection, 0)
+        except (OSError, ValueError):
+            self.event_queue.put(_CLOSED_BY_PEER)
+            return False
+
+
 class _ClosesConnection:
     """What is left of the library's server for its associations: how a connection is closed at the end."""
 
@@ -180,7 +197,7 @@ def new_association(
     association: Any = Association(entity, "acceptor")
     association._server = _ClosesConnection()
     association.network_timeout = network_timeout
-    association.set_socket(AssociationSocket(association, client_socket=connection))
+    association.set_socket(_Connection(association, client_socket=connection))
     acceptor = association.acceptor
     acceptor.maximum_length = max_pdu
     acceptor.ae_title = called_aet
@@ -228,7 +245,7 @@ def _at_end_of_reading(association: Any, then: Callable[[], None]) -> None:
         finally:
             then()
             # with its buffer of a MiB; the library's objects hold each other until the collector comes by
-            vars(dul).pop("_read_pdu_data", None)
+            dul.__dict__.pop("_read_pdu_data", None)
             # else a connection that ended unheard holds its place until a timeout
             dul.to_user_queue.put(None)
 
