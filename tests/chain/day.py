@@ -316,7 +316,10 @@ class Day:
                 evening = self.needs()
                 said = self._end(people)
         self._compare(morning, evening)
-        return f"{said}; in the evening " + ", ".join(f"{name} {need}" for name, need in evening.items())
+        told_of = ", ".join(
+            f"{name} {evening[name]} (in the morning {need})" for name, need in morning.items()
+        )
+        return f"{said}; in the evening {told_of}"
 
     def _begin(self) -> list[threading.Thread]:
         for modality in (*self.scanners, self.guest):
