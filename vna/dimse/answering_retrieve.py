@@ -53,7 +53,7 @@ DESTINATION_UNKNOWN, IDENTIFIER_DOES_NOT_MATCH = 0xA801, 0xA900
 _C_GET_RSP, _C_MOVE_RSP = 0x8010, 0x8021
 _WITH_DATA_SET, _NO_DATA_SET = 0x0001, 0x0101
 _PENDING_SECONDS = 1.0
-_KEPT_SECONDS, _FIRST_WAIT_SECONDS = 60.0, 1.0
+_KEPT_SECONDS, _FIRST_WAIT_SECONDS = 60.0, 5.0
 _LONGEST_COMMENT = 64  # of an LO value
 _LONGEST_UID_LIST = 60_000  # a UI value has at most 65,534 bytes in explicit VR
 _MOST_COUNTED = 0xFFFF
@@ -129,7 +129,7 @@ class GetService:
 class _KeptSyntaxes:
     """In which transfer syntaxes each SOP class is kept, as of a minute ago or so.
 
-    The catalog is asked by a thread of its own, and only at first is it waited for, a second at most: what
+    The catalog is asked by a thread of its own, and only at first is it waited for, some seconds at most: what
     is agreed must not depend on a database.
     """
 
