@@ -141,6 +141,8 @@ class Requester:
         try:
             yield association
         finally:
+            if self.reports:
+                time.sleep(0.1)  # the library answers when its handler has ended, and not while it releases
             if association.is_established:
                 association.release()
 
