@@ -329,6 +329,29 @@ def test_a_requester_that_leaves_ends_the_move_and_the_destination_is_let_go(our
     _eventually(lambda: not ours.receiver._messages)
 
 
+def test_a_second_request_before_the_first_is_answered_ends_the_association(ours: Ours) -> None:
+    """Nothing asynchronous was agreed; a request that is never answered would keep its sender waiting."""
+    go_on = threading.Event()
+
+    def wait(_: StorageScp, connection: socket.socket, context: int, message: bytes, uid: bytes) -> None:
+        assert go_on.wait(10)
+        respond(connection, context, message, uid, 0)
+
+    scp = StorageScp({1: wait})
+    wanted = study_of(ours, 0)
+    with scp.listening() as port:
+        ours.destinations["WS"] = remote_at(port, aet="WS")
+        with asking(ours, STUDY_MOVE) as association:
+            query = identifier("STUDY", StudyInstanceUID=wanted[0].study_instance_uid)
+            answers = association.send_c_move(query, "WS", STUDY_MOVE)
+            for _ in range(2):
+                next(answers)
+            list(association.send_c_move(query, "WS", STUDY_MOVE))
+            go_on.set()
+        _eventually(lambda: not ours.receiver._messages)
+    assert scp.requests == 2
+
+
 def test_each_second_of_a_long_suboperation_is_answered(ours: Ours) -> None:
     def wait(_: StorageScp, connection: socket.socket, context: int, message: bytes, uid: bytes) -> None:
         time.sleep(3.2)

@@ -50,7 +50,7 @@ _LEVELS = tuple(_UNIQUE_KEYS)
 SUCCESS, PENDING, CANCELLED = 0x0000, 0xFF00, 0xFE00
 CANNOT_COUNT, CANNOT_SEND, SOME_FAILED = 0xA701, 0xA702, 0xB000
 DESTINATION_UNKNOWN, IDENTIFIER_DOES_NOT_MATCH = 0xA801, 0xA900
-_C_GET_RSP, _C_MOVE_RSP = 0x8010, 0x8021
+_IS_RESPONSE, _C_GET_RSP, _C_MOVE_RSP = 0x8000, 0x8010, 0x8021
 _WITH_DATA_SET, _NO_DATA_SET = 0x0001, 0x0101
 _PENDING_SECONDS = 1.0
 _KEPT_SECONDS, _FIRST_WAIT_SECONDS = 60.0, 5.0
@@ -315,8 +315,13 @@ class _Request:
         try:
             while self.connection.is_waiting():
                 message = self.connection.receive(CONTROL_SECONDS)
-                if message.number(0x0100) == C_CANCEL_RQ:
+                command = message.number(0x0100)
+                if command == C_CANCEL_RQ:
                     self.cancel_if_meant(message.number(0x0120))
+                elif command is None or not command & _IS_RESPONSE:
+                    # one operation at a time is agreed (PS3.7 D.3.3.3); unanswered it would wait for ever
+                    self.connection.cut()
+                    raise _RequesterGone
         except PeerGone as gone:
             raise _RequesterGone from gone
 
