@@ -102,6 +102,7 @@ def test_the_conformance_statement_names_every_status_we_answer() -> None:
 
 def test_the_conformance_statement_names_every_status_and_reason_of_storage_commitment() -> None:
     from vna.dimse import answering_commitment, committing
+    from vna.site import DicomServer
 
     code = (ROOT / "vna" / "dimse" / "answering_commitment.py").read_text(encoding="utf-8")
     answered = {int(text, 16) for text in re.findall(r"\b0x([0-9A-F]{4})\b", code)}
@@ -114,7 +115,7 @@ def test_the_conformance_statement_names_every_status_and_reason_of_storage_comm
     assert statuses_told("Storage commitment") == answered | reasons
     assert "at most 30 s after" in CONFORMANCE
     assert answering_commitment.SAME_ASSOCIATION_SECONDS == 30
-    assert committing.WAIT_SECONDS == 3600
+    assert DicomServer().commitment_wait_seconds == 3600
 
 
 def test_the_conformance_statement_names_every_key_of_a_query() -> None:
