@@ -17,6 +17,7 @@ from vna.dimse.moving import MoveOutcome, move
 from vna.dimse.node import OurNode
 from vna.dimse.sending import sending
 from vna.dimse.service import receiving
+from vna.dimse.status import unknown_callers_since
 
 __all__ = [
     "ContextGroup",

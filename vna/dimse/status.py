@@ -5,9 +5,11 @@ on it, so it is not made durable: after a power cut there is none, and none is n
 """
 
 import contextlib
+import socket
 import time
 from collections import Counter
 from collections.abc import Iterable, Mapping
+from datetime import datetime
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -20,6 +22,8 @@ STALE_SECONDS = 15.0
 """What is older was left by a process that was killed, or that hangs."""
 
 MOST_REFUSALS = 20
+BECAUSE_OF_WHO = {"called-aet", "calling-aet", "address", "tls", "tls-subject"}
+"""Reasons that last until a person changes a setting here or there; a limit passes by itself."""
 
 
 class RefusedAssociation(BaseModel):
@@ -106,6 +110,27 @@ def read_statuses(settings: Settings) -> list[ScpStatus]:
             if abs(now - status.at) < STALE_SECONDS:
                 found.append(status)
     return found
+
+
+def unknown_callers_since(settings: Settings, since: float, host: str) -> list[RefusedAssociation]:
+    """The associations that this home's server refused since then (seconds since 1970), to callers from `host`,
+    because of who they were. One second is added at the start: refusals are told to the second.
+    """
+    addresses = _addresses_of(host)
+    return [
+        refusal
+        for refusal in together(read_statuses(settings)).last_refusals
+        if refusal.reason in BECAUSE_OF_WHO
+        and refusal.address in addresses
+        and datetime.fromisoformat(refusal.at).timestamp() > since - 1
+    ]
+
+
+def _addresses_of(host: str) -> set[str]:
+    try:
+        return {str(found[4][0]) for found in socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)}
+    except OSError:
+        return {host}
 
 
 def together(statuses: Iterable[ScpStatus]) -> ScpStatus:

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Collection
 
 from vna.checkpoints import checkpoint
-from vna.dimse import GetOutcome, MoveOutcome, get, move
+from vna.dimse import GetOutcome, MoveOutcome, get, move, unknown_callers_since
 from vna.errors import MoveDestinationUnknown, PeerError, RunStopped, SpoolUnusable
 from vna.indexing import help_indexing
 from vna.jobs.planning import StudyPlan
@@ -38,6 +38,7 @@ def move_study(run: BackupRun, plan: StudyPlan) -> str:
     said = ""
     while missing and not run.stopping.is_set():
         run.ledger.count_attempt(run.run_id, uid)
+        began = time.time()
         error: PeerError | None = None
         try:
             said = _attempt(run, plan, missing)
@@ -49,11 +50,27 @@ def move_study(run: BackupRun, plan: StudyPlan) -> str:
         checkpoint("move.moved")
         left = missing & _settle(run, plan, missing)
         if left == missing:
+            if refused := _refused_meanwhile(run, began):
+                return f"{said.rstrip('.')}; {refused}" if said else refused
             if error is not None:
                 raise error
             break
         missing = left
     return said if missing else ""
+
+
+def _refused_meanwhile(run: BackupRun, since: float) -> str:
+    """Whom of the source's our DICOM server turned away while it was to send: then nothing can come, and trying
+    again changes nothing. Many archives send with another AE title than the one they answer to.
+    """
+    if run.by_get:
+        return ""
+    for refusal in unknown_callers_since(run.settings, since, run.remote.host):
+        return (
+            f"our DICOM server refused {refusal.calling_aet} at {refusal.address} meanwhile: "
+            f"{refusal.sentence.rstrip('.')}"
+        )
+    return ""
 
 
 def _attempt(run: BackupRun, plan: StudyPlan, uids: Collection[str] | None) -> str:
