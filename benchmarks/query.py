@@ -2,12 +2,27 @@
 and when the first answer comes, on both databases. There is nobody to compare with: times, not ratios.
 """
 
+import contextlib
+import math
+import os
+import pwd
 import random
-from collections.abc import Iterator, Mapping
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
+from benchmarks.measuring import Comparison
+from benchmarks.peers import QUICK, Missing, free_port, serving
 from vna.catalog import Catalog
+from vna.dimse import OurNode
+from vna.dimse.querying import querying
 from vna.identity import version_id
+from vna.site import RemoteServer
 from vna.storage import Event, Received, Stored
 
 STUDIES, INSTANCES = 50_000, 1_000_000
@@ -268,3 +283,139 @@ def _keys(kind: str, chance: random.Random, population: Population) -> dict[str,
         "part of a name": {"PatientName": f"*{family[1:-1].upper()}*"},
         "birth date and sex": {"PatientBirthDate": of["PatientBirthDate"], "PatientSex": of["PatientSex"]},
     }[kind]
+
+
+# -- asking the server as it runs
+
+
+@dataclass(frozen=True, slots=True)
+class Timed:
+    """One query: seconds until its first answer (or its end, where there is none), until its end, and answers."""
+
+    kind: str
+    first: float
+    whole: float
+    answers: int
+
+
+@contextlib.contextmanager
+def server(catalog_url: str, folder: Path) -> Iterator[tuple[RemoteServer, "subprocess.Popen[bytes]"]]:
+    """The DICOM server as it runs, over a catalog that is filled already."""
+    folder.mkdir(parents=True, exist_ok=True)
+    port = free_port()
+    settings = {
+        "BACKUPDR_HOME": str(folder),
+        "BACKUPDR_CATALOG_URL": catalog_url,
+        "BACKUPDR_SCP_PORT": str(port),
+        "BACKUPDR_SCP_BIND": "127.0.0.1",
+    }
+    command = [sys.executable, "-m", "dicom_scp", "--open"]
+    with serving(command, port, folder / "scp.log", {**QUICK, **settings}) as process:
+        yield RemoteServer(name="ours", aet="BACKUPDR", host="127.0.0.1", port=port), process
+
+
+def ask(remote: RemoteServer, asked: Sequence[tuple[str, Mapping[str, str]]]) -> list[Timed]:
+    """One query after the other on one association; the first opens the catalog and is not counted."""
+    node = OurNode("WORKSTATION", connect_timeout=10, acse_timeout=10, dimse_timeout=60, network_timeout=60)
+    timed: list[Timed] = []
+    with querying(remote, node) as query:
+        list(query.ask("STUDY", {"StudyInstanceUID": "1.2.3"}))
+        for kind, keys in asked:
+            began = time.perf_counter()
+            first, answers = 0.0, 0
+            for _ in query.ask("STUDY", {**dict.fromkeys(RETURNED, ""), **keys}):
+                answers += 1
+                first = first or time.perf_counter() - began
+            whole = time.perf_counter() - began
+            timed.append(Timed(kind, first or whole, whole, answers))
+    return timed
+
+
+def of_95_percent(seconds: Sequence[float]) -> float:
+    """What 95 % of them do not exceed."""
+    return sorted(seconds)[math.ceil(0.95 * len(seconds)) - 1]
+
+
+@contextlib.contextmanager
+def postgresql() -> Iterator[str]:
+    """A server with default settings and an empty database, as a user that is not root; raises `Missing`."""
+    found = [*Path("/usr/lib/postgresql").glob("*/bin/initdb"), shutil.which("initdb")]
+    initdb = next((str(path) for path in found if path), None)
+    if initdb is None:
+        raise Missing("initdb")
+    user = "postgres" if os.geteuid() == 0 else pwd.getpwuid(os.geteuid()).pw_name
+    as_user = ["runuser", "-u", user, "--"] if os.geteuid() == 0 else []
+    folder = Path(tempfile.mkdtemp(prefix="bench-postgresql-", dir="/tmp"))
+    port = free_port()
+    quiet = {"check": True, "cwd": "/", "stdout": subprocess.DEVNULL, "stderr": subprocess.STDOUT}
+    pg_ctl = [*as_user, str(Path(initdb).with_name("pg_ctl")), "-D", str(folder / "data"), "-w"]
+    try:
+        if as_user:
+            shutil.chown(folder, user)
+        command = [
+            *as_user,
+            initdb,
+            "-D",
+            str(folder / "data"),
+            "-A",
+            "trust",
+            "-U",
+            "backupdr",
+            "-E",
+            "UTF8",
+        ]
+        subprocess.run(command, **quiet)
+        options = f"-c listen_addresses=127.0.0.1 -p {port} -k {folder}"
+        subprocess.run([*pg_ctl, "-l", str(folder / "log"), "-o", options, "start"], **quiet)
+        try:
+            yield f"postgresql://backupdr@127.0.0.1:{port}/postgres"
+        finally:
+            subprocess.run([*pg_ctl, "-m", "fast", "stop"], **quiet)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def fill(url: str, population: Population) -> float:
+    """A new catalog with this population; returns the seconds it took."""
+    began = time.perf_counter()
+    with Catalog(url) as catalog:
+        catalog.migrate()
+        population.fill(catalog)
+    return time.perf_counter() - began
+
+
+def compare(rounds: int) -> Iterator[Comparison]:
+    """Queries a second, one association, one after the other."""
+    population = Population(STUDIES, INSTANCES)
+    seconds: dict[str, list[float]] = {}
+    notes: list[str] = []
+    with tempfile.TemporaryDirectory(prefix="bench-query-") as text, contextlib.ExitStack() as leaving:
+        folder = Path(text)
+        urls = {"SQLite": f"sqlite:///{folder / 'catalog.sqlite'}"}
+        try:
+            urls["PostgreSQL"] = leaving.enter_context(postgresql())
+        except Missing:
+            notes.append("PostgreSQL is not installed here")
+        for name, url in urls.items():
+            fill(url, population)
+            timed: list[Timed] = []
+            with server(url, folder / name) as (remote, _):
+                for turn in range(rounds):
+                    told = ask(remote, list(queries(population, QUERIES, seed=turn)))
+                    seconds.setdefault(name, []).append(sum(one.whole for one in told))
+                    timed += told
+            first, whole = ([getattr(one, what) for one in timed] for what in ("first", "whole"))
+            quick = [f"{of_95_percent(each) * 1000:.0f} ms" for each in (first, whole)]
+            notes.append(
+                f"{name}: 95 % of {len(timed)} queries had their first answer within {quick[0]} and their last within "
+                f"{quick[1]} (slowest {max(whole) * 1000:.0f} ms)"
+            )
+    yield Comparison(
+        "query",
+        f"study-level C-FIND over {INSTANCES:,} instances in {STUDIES:,} studies, asked one after the other",
+        QUERIES,
+        "queries",
+        seconds,
+        "SQLite",
+        notes,
+    )
