@@ -153,6 +153,28 @@ def test_movescu_to_a_destination_that_converts_nothing_is_told_how_many_failed(
     assert not plain.files()
 
 
+@pytest.mark.peer("dcmtk")
+def test_a_destination_that_is_killed_has_all_that_was_counted_as_completed(
+    ours: Ours, storescp: Callable[..., DicomPeer]
+) -> None:
+    theirs = storescp(aet="STORESCP")
+    ours.register("storescp", "STORESCP", theirs.port)
+    association = AE("ASKER").associate(
+        "127.0.0.1", ours.receiver.port, contexts=[build_context(STUDY_MOVE)], ae_title="BACKUPDR"
+    )
+    answers = association.send_c_move(_study(ours.generated[0]), "STORESCP", STUDY_MOVE)
+    for _ in range(2):
+        next(answers)  # that nothing is sent yet, and that one is
+    theirs.process.kill()
+    *_, (status, _) = answers
+    association.release()
+    completed, failed = status.NumberOfCompletedSuboperations, status.NumberOfFailedSuboperations
+    assert completed + failed == len(ours.generated[0].instances)
+    assert status.Status == (0xB000 if failed else 0)  # it may have been quicker than the kill
+    whole = instances_in(path for path in theirs.files() if path.stat().st_size > 4096)
+    assert len(whole & ours.of(ours.generated[0])) >= completed >= 1
+
+
 @pytest.mark.peer("orthanc")
 def test_orthanc_asks_for_a_move_to_itself_and_has_all_of_it(
     ours: Ours, orthanc: Callable[..., Orthanc]
