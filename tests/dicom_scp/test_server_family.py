@@ -30,7 +30,9 @@ from vna.dimse.callers import Caller  # noqa: E402
 from vna.dimse.service import answers_itself, echo_ourselves, running_scp  # noqa: E402
 from vna.dimse.status import ScpStatus, read_statuses, status_folder, together, write_status  # noqa: E402
 from vna.settings import Settings  # noqa: E402
-from vna.site import DicomServer  # noqa: E402
+from vna.simulated_pacs import write_studies  # noqa: E402
+from vna.site import DicomServer, Site, UnitDefinition, publish_site  # noqa: E402
+from vna.storage import create_unit  # noqa: E402
 
 
 @pytest.fixture
@@ -307,6 +309,34 @@ class TestWithoutItsParts:
             sender = Sender(away.scp_port)
             assert sender.store("1.2.3", b"data") == 0
             sender.release()
+
+
+def test_what_nobody_asked_for_is_placed_in_the_one_unit_and_found_by_a_query(
+    settings: Settings, tmp_path: Path
+) -> None:
+    from pydicom.dataset import Dataset
+    from pynetdicom.ae import ApplicationEntity
+
+    unit = UnitDefinition(name="nas1", path=tmp_path / "nas1")
+    create_unit(unit)
+    publish_site(settings, Site(units={"nas1": unit}))
+    (study,) = write_studies(tmp_path / "data", 1, instances=3)
+    query = Dataset()
+    query.QueryRetrieveLevel, query.StudyInstanceUID = "STUDY", study.study_instance_uid
+    query.NumberOfStudyRelatedInstances = ""
+    with server(settings.model_copy(update={"scp_processes": 2}), "--index"):
+        entity = ApplicationEntity("ANYBODY")
+        for uid in ("1.2.840.10008.5.1.4.1.1.2", "1.2.840.10008.5.1.4.1.2.2.1"):
+            entity.add_requested_context(uid)
+        association = entity.associate("127.0.0.1", settings.scp_port, ae_title="BACKUPDR")
+        for path in sorted((tmp_path / "data").rglob("*.dcm")):
+            assert association.send_c_store(path).Status == 0
+        until(lambda: len(list(unit.path.rglob("*.dcm"))) == 3, 30)
+        until(lambda: not spool_of(settings).waiting().files, 30)
+        answers = list(association.send_c_find(query, "1.2.840.10008.5.1.4.1.2.2.1"))
+        association.release()
+    assert [status.Status for status, _ in answers] == [0xFF00, 0]
+    assert answers[0][1].NumberOfStudyRelatedInstances == 3
 
 
 class TestServiceManager:
