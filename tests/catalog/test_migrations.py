@@ -3,6 +3,8 @@ import sys
 from pathlib import Path
 
 import pytest
+import sqlalchemy
+from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
@@ -11,6 +13,7 @@ from sqlmodel import SQLModel
 
 import vna.catalog.tables
 import vna.jobs.tables  # noqa: F401 - both fill the metadata
+from benchmarks.query import Population
 from vna.catalog import Catalog
 from vna.catalog.migrating import HEAD, alembic_config
 from vna.errors import CatalogUnavailable, SettingsError
@@ -90,3 +93,35 @@ def test_a_database_that_is_away_is_transient_and_one_sentence(tmp_path: Path) -
 def test_another_kind_of_database_is_refused(url: str) -> None:
     with pytest.raises(SettingsError, match="BACKUPDR_CATALOG_URL"):
         Catalog(url)
+
+
+FIRST_COLUMNS = {
+    "study": ("study_instance_uid", "attributes", "told_at", "told_by"),
+    "series": ("study_instance_uid", "series_instance_uid", "attributes", "told_at", "told_by"),
+}
+
+
+def test_a_catalog_of_the_first_tables_can_be_queried_after_migrating(catalog: Catalog) -> None:
+    """What queries are narrowed by is made of the attributes that are there, as if they came now."""
+    population = Population(studies=1200, instances=1200)
+    population.fill(catalog)
+    now = {name: rows_of(catalog, name) for name in FIRST_COLUMNS}
+    with catalog.engine.execution_options(writes=True).begin() as connection:
+        SQLModel.metadata.drop_all(connection)
+        connection.execute(text("DROP TABLE alembic_version"))
+        command.upgrade(alembic_config(connection), "0001")
+        for name, columns in FIRST_COLUMNS.items():
+            table = SQLModel.metadata.tables[name]
+            old = sqlalchemy.table(name, *(sqlalchemy.column(each, table.c[each].type) for each in columns))
+            connection.execute(old.insert(), [{each: row[each] for each in columns} for row in now[name]])
+    assert not catalog.is_migrated()
+    catalog.migrate()
+    assert {name: rows_of(catalog, name) for name in FIRST_COLUMNS} == now
+    assert all(row["study_date"] and row["patient_name"] for row in now["study"])
+
+
+def rows_of(catalog: Catalog, name: str) -> list[dict[str, object]]:
+    table = SQLModel.metadata.tables[name]
+    with catalog.engine.connect() as connection:
+        rows = connection.execute(table.select().order_by(*table.primary_key)).mappings()
+        return [dict(row) for row in rows]
