@@ -382,6 +382,28 @@ def test_several_receivers_take_turns_at_one_listening_socket(tmp_path: Path) ->
         assert second.counts.accepted >= 1
 
 
+def test_who_has_no_free_place_leaves_callers_to_its_twin_and_refuses_them_only_when_both_are_full(
+    tmp_path: Path,
+) -> None:
+    listening = listen("127.0.0.1", 0)
+    port = listening.getsockname()[1]
+    site = site_of(SENDER, max_associations=8)
+    with (
+        serving(tmp_path, site, socket=listening.dup(), processes=2) as first,
+        serving(tmp_path, site, socket=listening, processes=2) as second,
+    ):
+        senders = [Sender(port) for _ in range(8)]
+        assert [sender.kind for sender in senders] == [2] * 8, "one refused while the other had room"
+        assert (first.counts.open_associations, second.counts.open_associations) == (4, 4)
+        started = time.monotonic()
+        assert Sender(port).refused == (2, 3, 2)
+        assert time.monotonic() - started < 3
+        senders[0].release()
+        until(lambda: first.counts.open_associations + second.counts.open_associations == 7)
+        time.sleep(0.2)  # the full one has seen meanwhile that nobody waits any more
+        assert Sender(port).kind == 2
+
+
 # -- listening
 
 

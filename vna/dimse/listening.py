@@ -9,6 +9,7 @@ decodes what strangers send.
 import contextlib
 import errno
 import logging
+import math
 import os
 import queue
 import selectors
@@ -24,6 +25,7 @@ from dataclasses import dataclass, field
 from vna.dimse.admission import Reason, Refusal
 from vna.dimse.server_tls import ServerTls
 from vna.errors import PortInUse, SettingsError, where_it_happened
+from vna.platform import wait_readable
 
 _log = logging.getLogger(__name__)
 
@@ -42,6 +44,7 @@ BACKLOG = 512
 _READERS = 2
 _LEAVING_SECONDS = 1.0
 _PAUSE_SECONDS = 0.05
+_HOLD_BACK_SECONDS = 0.25
 _ASSOCIATE_RQ = 1
 _BY_PROVIDER = 2
 UNRECOGNISED_PDU, INVALID_PARAMETER = 1, 6
@@ -99,7 +102,7 @@ class Door:
 
     `judge` gets each visitor whose request is whole, in a thread that may take its time; it keeps the connection
     and returns None, or returns what the visitor is told before it goes. `turned_away` is told of those that never
-    came so far.
+    came so far. `has_room` is given where others take from the same sockets: while it is false they go first.
     """
 
     def __init__(
@@ -110,12 +113,16 @@ class Door:
         *,
         judge: Callable[[Visitor], Refusal | bytes | None],
         turned_away: Callable[[Visitor, Reason, str], None],
+        has_room: Callable[[], bool] | None = None,
     ) -> None:
         self._listening = [listening for listening in (plain, tls) if listening is not None]
         self._tls = tls
         self._server_tls = server_tls
         self._judge = judge
         self._turned_away = turned_away
+        self._has_room = has_room
+        self._holds_back = False
+        self._waits_since: dict[socket.socket, float] = {}
         self._seats: dict[Visitor, None] = {}  # the oldest first
         self._whole: queue.SimpleQueue[Visitor | None] = queue.SimpleQueue()
         self._judged: deque[tuple[Visitor, bytes]] = deque()
@@ -153,6 +160,7 @@ class Door:
     def _run(self) -> None:
         try:
             while not self._closing:
+                self._let_others_go_first()
                 for key, _ in self._selector.select(self._until_next_deadline()):
                     self._attend(key)
                 self._see_off()
@@ -163,6 +171,29 @@ class Door:
             for visitor in list(self._seats):
                 self._drop(visitor)
             self._selector.close()
+
+    def _let_others_go_first(self) -> None:
+        """Without a free place of ours, leave new connections to the others; refuse those that nobody takes."""
+        if self._has_room is not None and self._holds_back is self._has_room():
+            self._hold_back(not self._holds_back)
+        if not self._holds_back:
+            return
+        now = time.monotonic()
+        for listening in self._listening:
+            if not wait_readable(listening, 0):
+                self._waits_since.pop(listening, None)
+            elif now - self._waits_since.setdefault(listening, now) > _HOLD_BACK_SECONDS:
+                del self._waits_since[listening]
+                self._accept(listening)
+
+    def _hold_back(self, holds_back: bool) -> None:
+        self._holds_back = holds_back
+        for listening in self._listening:
+            self._waits_since.pop(listening, None)
+            if holds_back:
+                self._selector.unregister(listening)
+            else:
+                self._selector.register(listening, selectors.EVENT_READ)
 
     def _attend(self, key: selectors.SelectorKey) -> None:
         if key.fileobj is self._wire:
@@ -309,7 +340,8 @@ class Door:
 
     def _until_next_deadline(self) -> float:
         late = [visitor.deadline for visitor in self._seats if not self._is_being_judged(visitor)]
-        return max(0.0, min(late, default=time.monotonic() + 60) - time.monotonic())
+        longest = _PAUSE_SECONDS if self._holds_back else 60.0
+        return max(0.0, min(longest, min(late, default=math.inf) - time.monotonic()))
 
     def _wait_for(self, visitor: Visitor, what: int) -> None:
         if visitor.connection in self._selector.get_map():

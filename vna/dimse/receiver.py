@@ -166,7 +166,15 @@ class Receiver:
             self.port = int(plain.getsockname()[1])
         if tls is not None:
             self.tls_port = int(tls.getsockname()[1])
-        self._door = Door(plain, tls, self.tls, judge=self._judge, turned_away=self._turned_away)
+        is_shared = any(shared is not None for shared in self._sockets)
+        self._door = Door(
+            plain,
+            tls,
+            self.tls,
+            judge=self._judge,
+            turned_away=self._turned_away,
+            has_room=self._has_room if is_shared else None,
+        )
         self._door.open()
 
     def stop_listening(self) -> None:
@@ -202,6 +210,9 @@ class Receiver:
         self.stop()
 
     # -- from the door to an association
+
+    def _has_room(self) -> bool:
+        return self._places.taken < self._terms().limits.associations
 
     def _judge(self, visitor: Visitor) -> Refusal | bytes | None:
         """Decode a request, admit or refuse its sender, and start its association. Called by the door's threads."""
