@@ -80,6 +80,8 @@ def test_units_that_share_a_folder_already_are_wrong_for_check(settings: Setting
 def test_a_unit_that_has_copies_goes_nowhere_without_them(
     settings: Settings, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    named = {name: UnitDefinition(name=name, path=tmp_path / name) for name in ("nas1", "nas2")}
+    publish_site(settings, Site(units=named))  # one alone would get what nobody asked for
     receive(settings, *study(1, 1))
     help_indexing(settings, [str(of["sop"]) for of in study(1, 1)])
     (tmp_path / "empty").mkdir()
