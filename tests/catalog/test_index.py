@@ -227,6 +227,25 @@ def test_a_series_whose_instances_all_moved_to_another_is_no_more(
     assert (study["NumberOfStudyRelatedSeries"], study["ModalitiesInStudy"]) == ("1", "CT")
 
 
+@pytest.mark.parametrize("level", ["STUDY", "SERIES", "IMAGE"])
+def test_what_cannot_be_retrieved_now_is_offline(
+    catalog: Catalog, index: CatalogIndex, units: dict[str, UnitDefinition], level: str
+) -> None:
+    other = dataclasses.replace(of("b", "9.1"), study_instance_uid="9", version_id="f" * 32)
+    catalog.record("one", "m", [stored()])
+    catalog.record("two", "m", [other])
+
+    def told() -> list[str]:
+        answers = index.matches(Query(level, {"InstanceAvailability": ""}))
+        return [answer["InstanceAvailability"] for answer in answers]
+
+    assert told() == ["ONLINE", "ONLINE"]
+    (units["two"].path / MARKER).unlink()
+    assert told() == ["ONLINE", "OFFLINE"]
+    catalog.set_status("one", [CopyFacts(stored().path, "missing", 0)])
+    assert told() == ["OFFLINE", "OFFLINE"]
+
+
 @pytest.mark.parametrize("level", ["PATIENT", "STUDY", "SERIES", "IMAGE"])
 def test_every_supported_keyword_is_answered_and_no_other(
     catalog: Catalog, index: CatalogIndex, level: str
@@ -303,6 +322,10 @@ def test_a_value_longer_than_an_index_takes_is_recorded_and_found(
         for key in (long, f"{long[:300]}*", f"*{long[-5:]}", f"?{long[1:]}"):
             assert list(index.matches(Query("STUDY", {keyword: key}))), (keyword, key[:10])
         assert not list(index.matches(Query("STUDY", {keyword: f"{long}x"})))
+    counted = {"PatientID": long, "NumberOfPatientRelatedStudies": ""}
+    for level in ("PATIENT", "STUDY"):
+        (answer,) = index.matches(Query(level, counted, patient_root=True))
+        assert (answer["PatientID"], answer["NumberOfPatientRelatedStudies"]) == (long, "1")
 
 
 def test_a_query_without_tables_is_one_error(

@@ -108,7 +108,7 @@ def test_an_answer_has_what_was_asked_for_its_level_and_who_to_retrieve_from(
     port: int, index: OneAnswer, syntax: str
 ) -> None:
     with asking(port, syntax=syntax) as association:
-        first, last = ask(association, identifier(Rows=None, InstanceAvailability=""))
+        first, last = ask(association, identifier(Rows=None))
     status, answer = first
     assert (status.Status, last[0].Status) == (0xFF00, 0x0000)
     assert answer is not None
@@ -116,7 +116,6 @@ def test_an_answer_has_what_was_asked_for_its_level_and_who_to_retrieve_from(
     assert answer.Rows == 512
     assert answer.QueryRetrieveLevel == "STUDY"
     assert answer.RetrieveAETitle == "BACKUPDR"
-    assert answer.InstanceAvailability == "ONLINE"
     assert "SpecificCharacterSet" not in answer
     assert last[1] is None
     assert index.asked == [Query("STUDY", {"PatientName": "", "Rows": ""}, patient_root=False)]

@@ -59,7 +59,7 @@ def held_instances(
     """
     for study in _studies(engine, asked):
         for rows in _pages_of(engine, asked, study):
-            roots = _mounted(units)
+            roots = mounted(units)
             for _, copies in groupby(rows, key=lambda row: row[2]):
                 yield _held(list(copies), roots)
 
@@ -204,7 +204,7 @@ def _held(rows: Sequence[Any], roots: Mapping[str, Path]) -> HeldInstance:
     )
 
 
-def _mounted(units: Mapping[str, UnitDefinition]) -> dict[str, Path]:
+def mounted(units: Mapping[str, UnitDefinition]) -> dict[str, Path]:
     """The folders of the units that are there now, in their order."""
     roots: dict[str, Path] = {}
     for name, definition in units.items():

@@ -30,7 +30,7 @@ class CatalogIndex:
 
     def matches(self, query: Query) -> Iterator[Mapping[str, str]]:
         """The answers to a query; raises `CatalogUnavailable`, `CatalogRefused`."""
-        return search(self._engine, query)
+        return search(self._engine, query, self._units)
 
     def held(self, query: Query) -> Iterator[HeldInstance]:
         """The instances a retrieve asks for; raises `CatalogUnavailable`, `CatalogRefused`."""

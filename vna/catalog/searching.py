@@ -5,12 +5,11 @@ From the top down: the studies that match the keys of their level, of these the 
 Every page is a short transaction; it begins where the last one ended.
 """
 
-from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
-from sqlalchemy import func, select, tuple_
+from sqlalchemy import select, tuple_
 from sqlalchemy.engine import Connection, Engine
 
 from vna.catalog.attributes import INSTANCE_KEYWORDS, SERIES_KEYWORDS, STUDY_KEYWORDS
@@ -19,13 +18,22 @@ from vna.catalog.lists import is_one_of
 from vna.catalog.matching import Matcher, matcher
 from vna.catalog.narrowing import Candidates, candidates
 from vna.catalog.recording import table_of
+from vna.catalog.sums import (
+    PATIENT_COUNTS,
+    STUDY_SUMS,
+    Unreachable,
+    Values,
+    counts_of_patients,
+    instances_of_series,
+    patient,
+    patients_of,
+    sums_of_studies,
+)
 from vna.catalog.tables import Instance, Series, Study, Version
 from vna.dimse import Query
+from vna.site import UnitDefinition
 
 _STUDY, _SERIES, _INSTANCE, _VERSION = (table_of(model) for model in (Study, Series, Instance, Version))
-
-Values = dict[str, str]
-"""Keyword to text of one patient, study, series or instance, with those above it."""
 
 UNIQUE = {
     "PATIENT": "PatientID",
@@ -33,23 +41,18 @@ UNIQUE = {
     "SERIES": "SeriesInstanceUID",
     "IMAGE": "SOPInstanceUID",
 }
+_COLUMN_OF = {
+    "STUDY": _INSTANCE.c.study_instance_uid,
+    "SERIES": _INSTANCE.c.series_instance_uid,
+    "IMAGE": _INSTANCE.c.sop_instance_uid,
+}
 _PATIENT_KEYWORDS = ("PatientID", "IssuerOfPatientID", "PatientName", "PatientBirthDate", "PatientSex")
-_PATIENT_COUNTS = (
-    "NumberOfPatientRelatedStudies",
-    "NumberOfPatientRelatedSeries",
-    "NumberOfPatientRelatedInstances",
-)
-_STUDY_SUMS = (
-    "ModalitiesInStudy",
-    "SOPClassesInStudy",
-    "NumberOfStudyRelatedSeries",
-    "NumberOfStudyRelatedInstances",
-)
-_COUNTS = frozenset({*_PATIENT_COUNTS, *_STUDY_SUMS[2:], "NumberOfSeriesRelatedInstances"})
-"""Returned, never matched: nobody looks for a number of images."""
+_AVAILABILITY = "InstanceAvailability"
+_NOT_MATCHED = frozenset({*PATIENT_COUNTS, *STUDY_SUMS[2:], "NumberOfSeriesRelatedInstances", _AVAILABILITY})
+"""Returned only: nobody looks for a number of images."""
 _OF_LEVEL: Mapping[str, frozenset[str]] = {
-    "PATIENT": frozenset({*_PATIENT_KEYWORDS, *_PATIENT_COUNTS}),
-    "STUDY": frozenset({"StudyInstanceUID", *STUDY_KEYWORDS, *_STUDY_SUMS}),
+    "PATIENT": frozenset({*_PATIENT_KEYWORDS, *PATIENT_COUNTS}),
+    "STUDY": frozenset({"StudyInstanceUID", *STUDY_KEYWORDS, *STUDY_SUMS, _AVAILABILITY}),
     "SERIES": frozenset({"SeriesInstanceUID", *SERIES_KEYWORDS, "NumberOfSeriesRelatedInstances"}),
     "IMAGE": frozenset(
         {
@@ -77,12 +80,16 @@ _FIRST_INSTANCES, _MOST_INSTANCES = 64, 1000
 _PATIENTS = 100
 
 
-def search(engine: Engine, query: Query) -> Iterator[Mapping[str, str]]:
+def search(
+    engine: Engine, query: Query, units: Callable[[], Mapping[str, UnitDefinition]]
+) -> Iterator[Mapping[str, str]]:
     """The answers to a query as they are found; raises `CatalogUnavailable`, `CatalogRefused`.
+
+    `units` gives the storage units by name; only Instance Availability asks for them.
 
     Each has the keys that were asked for and are supported, and the unique keys of its level and above.
     """
-    found = _Search(engine, query)
+    found = _Search(engine, query, units)
     above = LEVELS[0 if query.patient_root else 1 : LEVELS.index(query.level) + 1]
     told = sorted({*(UNIQUE[level] for level in above), *(query.keys.keys() & SUPPORTED[query.level])})
     for values in found.answers():
@@ -92,11 +99,14 @@ def search(engine: Engine, query: Query) -> Iterator[Mapping[str, str]]:
 class _Search:
     """One query. `_asked` are its supported keys, of this level and those above."""
 
-    def __init__(self, engine: Engine, query: Query) -> None:
+    def __init__(
+        self, engine: Engine, query: Query, units: Callable[[], Mapping[str, UnitDefinition]]
+    ) -> None:
         self._engine, self._dialect, self._level = engine, engine.dialect.name, query.level
         self._asked = {
             keyword: key for keyword, key in query.keys.items() if keyword in SUPPORTED[query.level]
         }
+        self._units = units
 
     def answers(self) -> Iterator[Values]:
         if self._level == "PATIENT":
@@ -114,7 +124,7 @@ class _Search:
 
     def _matchers(self, level: str, *without: str) -> list[tuple[str, Matcher]]:
         """The keys of one level that not everything matches."""
-        keywords = sorted(self._asked.keys() & _OF_LEVEL[level] - _COUNTS - {*without})
+        keywords = sorted(self._asked.keys() & _OF_LEVEL[level] - _NOT_MATCHED - {*without})
         found = [(keyword, matcher(keyword, self._asked[keyword])) for keyword in keywords]
         return [(keyword, matches) for keyword, matches in found if matches is not None]
 
@@ -132,7 +142,7 @@ class _Search:
             .where(*part.conditions)
             .order_by(*order)
         )
-        own = [*self._matchers("PATIENT"), *self._matchers("STUDY", *_STUDY_SUMS)]
+        own = [*self._matchers("PATIENT"), *self._matchers("STUDY", *STUDY_SUMS)]
         size, last = _FIRST_STUDIES[self._level], None
         while True:
             page = statement if last is None else statement.where(_after(order, last))
@@ -152,18 +162,28 @@ class _Search:
         """With what lies below each study, where that is asked for."""
         if not found:
             return found
-        if not self._asked.keys().isdisjoint(_STUDY_SUMS):
-            for uid, sums in _sums_of_studies(connection, self._dialect, list(found)).items():
+        if not self._asked.keys().isdisjoint(STUDY_SUMS):
+            for uid, sums in sums_of_studies(connection, self._dialect, list(found)).items():
                 found[uid].update(sums)
-            matchers = [one for one in self._matchers("STUDY") if one[0] in _STUDY_SUMS]
+            matchers = [one for one in self._matchers("STUDY") if one[0] in STUDY_SUMS]
             found = {uid: values for uid, values in found.items() if _all_match(matchers, values)}
-        if not self._asked.keys().isdisjoint(_PATIENT_COUNTS):
-            counts = _counts_of_patients(
-                connection, self._dialect, {values.get("PatientID", "") for values in found.values()}
+        if not self._asked.keys().isdisjoint(PATIENT_COUNTS):
+            counts = counts_of_patients(
+                connection, self._dialect, {patient(values)[0] for values in found.values()}
             )
             for values in found.values():
-                values.update(counts[_patient(values)])
+                values.update(counts[patient(values)])
+        self._tell_availability(connection, "STUDY", found)
         return found
+
+    def _tell_availability(self, connection: Connection, level: str, found: Mapping[Any, Values]) -> None:
+        """ONLINE where every instance below can be retrieved now, else OFFLINE (PS3.3 C.4.23.1.1), at one level."""
+        if level != self._level or _AVAILABILITY not in self._asked or not found:
+            return
+        studies, names = ({values[UNIQUE[each]] for values in found.values()} for each in ("STUDY", level))
+        away = Unreachable(self._units()).of(connection, studies, _COLUMN_OF[level], names)
+        for values in found.values():
+            values[_AVAILABILITY] = "OFFLINE" if values[UNIQUE[level]] in away else "ONLINE"
 
     # -- series and instances
 
@@ -172,7 +192,7 @@ class _Search:
         own = self._matchers("SERIES")
         found: dict[tuple[str, str], Values] = {}
         with self._engine.connect() as connection:
-            counts = _instances_of_series(connection, self._dialect, studies)
+            counts = instances_of_series(connection, self._dialect, studies)
             rows = connection.execute(
                 select(_SERIES.c.study_instance_uid, _SERIES.c.series_instance_uid, _SERIES.c.attributes)
                 .where(is_one_of(self._dialect, _SERIES.c.study_instance_uid, studies))
@@ -183,6 +203,7 @@ class _Search:
                 if (study, series) in counts and _all_match(own, values):
                     values["NumberOfSeriesRelatedInstances"] = str(counts[study, series])
                     found[study, series] = values
+            self._tell_availability(connection, "SERIES", found)
         return found
 
     def _instances(self, series: Mapping[tuple[str, str], Values]) -> Iterator[Values]:
@@ -206,19 +227,20 @@ class _Search:
             page = statement if last is None else statement.where(_after(order, last))
             with self._engine.connect() as connection:
                 rows = connection.execute(page.limit(size)).all()
-            for study, sop, of_series, sop_class, attributes, syntax in rows:
-                above = series.get((study, of_series))
-                if above is None:
-                    continue
-                values = {
-                    **above,
-                    **attributes,
-                    "SOPInstanceUID": sop,
-                    "SOPClassUID": sop_class,
-                    "AvailableTransferSyntaxUID": syntax,
+                found = {
+                    (row[0], row[1]): {
+                        **series[row[0], row[2]],
+                        **row[4],
+                        "SOPInstanceUID": row[1],
+                        "SOPClassUID": row[3],
+                        "AvailableTransferSyntaxUID": row[5],
+                    }
+                    for row in rows
+                    if (row[0], row[2]) in series
                 }
-                if _all_match(own, values):
-                    yield values
+                found = {uids: values for uids, values in found.items() if _all_match(own, values)}
+                self._tell_availability(connection, "IMAGE", found)
+            yield from found.values()
             if len(rows) < size:
                 return
             last = tuple(rows[-1][:2])
@@ -232,7 +254,7 @@ class _Search:
         column = _STUDY.c.patient_id
         statement = select(column).where(*narrow.conditions).distinct().order_by(column).limit(_PATIENTS)
         own = self._matchers("PATIENT")
-        with_counts = not self._asked.keys().isdisjoint(_PATIENT_COUNTS)
+        with_counts = not self._asked.keys().isdisjoint(PATIENT_COUNTS)
         last = None
         while True:
             with self._engine.connect() as connection:
@@ -240,11 +262,11 @@ class _Search:
                     statement if last is None else statement.where(column > last)
                 ).scalars()
                 patient_ids = list(page)
-                found = _patients_of(connection, self._dialect, patient_ids)
+                found = patients_of(connection, self._dialect, patient_ids)
                 if with_counts:
-                    counts = _counts_of_patients(connection, self._dialect, patient_ids)
-                    for patient, values in found.items():
-                        values.update(counts[patient])
+                    counts = counts_of_patients(connection, self._dialect, patient_ids)
+                    for whose, values in found.items():
+                        values.update(counts[whose])
             yield from (values for values in found.values() if _all_match(own, values))
             if len(patient_ids) < _PATIENTS:
                 return
@@ -259,102 +281,3 @@ def _after(order: Sequence[Any], last: Sequence[Any]) -> Any:
 
 def _all_match(matchers: Sequence[tuple[str, Matcher]], values: Mapping[str, str]) -> bool:
     return all(matches(values.get(keyword, "")) for keyword, matches in matchers)
-
-
-# -- what lies below
-
-
-def _sums_of_studies(connection: Connection, dialect: str, uids: Sequence[str]) -> dict[str, Values]:
-    instance = _INSTANCE.c
-    rows = connection.execute(
-        select(
-            instance.study_instance_uid, instance.series_instance_uid, instance.sop_class_uid, func.count()
-        )
-        .where(is_one_of(dialect, instance.study_instance_uid, uids))
-        .group_by(instance.study_instance_uid, instance.series_instance_uid, instance.sop_class_uid)
-    )
-    series: defaultdict[str, set[str]] = defaultdict(set)
-    classes: defaultdict[str, set[str]] = defaultdict(set)
-    counts: defaultdict[str, int] = defaultdict(int)
-    for study, of_series, sop_class, count in rows:
-        series[study].add(of_series)
-        classes[study].add(sop_class)
-        counts[study] += count
-    modalities: defaultdict[str, set[str]] = defaultdict(set)
-    told = connection.execute(
-        select(_SERIES.c.study_instance_uid, _SERIES.c.series_instance_uid, _SERIES.c.modality).where(
-            is_one_of(dialect, _SERIES.c.study_instance_uid, uids)
-        )
-    )
-    for study, of_series, modality in told:
-        if of_series in series[study]:
-            modalities[study].add(modality)
-    return {
-        uid: {
-            "ModalitiesInStudy": "\\".join(sorted(filter(None, modalities[uid]))),
-            "SOPClassesInStudy": "\\".join(sorted(filter(None, classes[uid]))),
-            "NumberOfStudyRelatedSeries": str(len(series[uid])),
-            "NumberOfStudyRelatedInstances": str(counts[uid]),
-        }
-        for uid in uids
-    }
-
-
-def _instances_of_series(
-    connection: Connection, dialect: str, studies: Mapping[str, Values]
-) -> dict[tuple[str, str], int]:
-    instance = _INSTANCE.c
-    rows = connection.execute(
-        select(instance.study_instance_uid, instance.series_instance_uid, func.count())
-        .where(is_one_of(dialect, instance.study_instance_uid, studies))
-        .group_by(instance.study_instance_uid, instance.series_instance_uid)
-    )
-    return {(study, series): count for study, series, count in rows}
-
-
-def _patient(values: Mapping[str, str]) -> tuple[str, str]:
-    return values.get("PatientID", ""), values.get("IssuerOfPatientID", "")
-
-
-def _patients_of(
-    connection: Connection, dialect: str, patient_ids: Sequence[str]
-) -> dict[tuple[str, str], Values]:
-    rows = connection.execute(
-        select(_STUDY.c.attributes, _STUDY.c.told_at, _STUDY.c.told_by)
-        .where(is_one_of(dialect, _STUDY.c.patient_id, patient_ids))
-        .order_by(_STUDY.c.patient_id)
-    )
-    newest: dict[tuple[str, str], tuple[tuple[str, str], Values]] = {}
-    for attributes, *told in rows:
-        patient, when = _patient(attributes), (told[0], told[1])
-        if patient not in newest or when > newest[patient][0]:
-            newest[patient] = when, attributes
-    return {patient: values for patient, (_, values) in newest.items()}
-
-
-def _counts_of_patients(
-    connection: Connection, dialect: str, patient_ids: Sequence[str] | set[str]
-) -> dict[tuple[str, str], Values]:
-    below = (
-        select(
-            _INSTANCE.c.study_instance_uid,
-            func.count(func.distinct(_INSTANCE.c.series_instance_uid)).label("series"),
-            func.count().label("instances"),
-        )
-        .join(_STUDY, _STUDY.c.study_instance_uid == _INSTANCE.c.study_instance_uid)
-        .where(is_one_of(dialect, _STUDY.c.patient_id, patient_ids))
-        .group_by(_INSTANCE.c.study_instance_uid)
-        .subquery()
-    )
-    issuer = func.coalesce(_STUDY.c.attributes["IssuerOfPatientID"].as_string(), "")
-    rows = connection.execute(
-        select(
-            _STUDY.c.patient_id, issuer, func.count(), func.sum(below.c.series), func.sum(below.c.instances)
-        )
-        .join(below, below.c.study_instance_uid == _STUDY.c.study_instance_uid)
-        .group_by(_STUDY.c.patient_id, issuer)
-    )
-    return {
-        (patient_id, of_issuer): dict(zip(_PATIENT_COUNTS, map(str, counts), strict=True))
-        for patient_id, of_issuer, *counts in rows
-    }

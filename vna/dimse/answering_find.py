@@ -40,7 +40,7 @@ _LONGEST_COMMENT = 64  # of an LO value
 _AT_ONCE_BYTES, _AT_ONCE_SECONDS = 32 * 1024, 0.05
 """Answers are sent together where they come quickly; the first goes at once."""
 
-_OURS = frozenset({"QueryRetrieveLevel", "SpecificCharacterSet", "RetrieveAETitle", "InstanceAvailability"})
+_OURS = frozenset({"QueryRetrieveLevel", "SpecificCharacterSet", "RetrieveAETitle"})
 """In an identifier, and no keys to be matched."""
 
 
@@ -214,8 +214,6 @@ class _Encoder:
     ) -> None:
         self._is_explicit = not syntax.is_implicit_VR
         self._fixed = {"QueryRetrieveLevel": query.level, "RetrieveAETitle": retrieve_aet}
-        if "InstanceAvailability" in asked:
-            self._fixed["InstanceAvailability"] = "ONLINE"
         supported = index.supported_keywords[query.level]
         ignored = {keyword for keyword in asked if not keyword.endswith("0000")} - supported - _OURS
         self.status = PENDING_WITHOUT_SOME if ignored else PENDING
