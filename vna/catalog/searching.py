@@ -77,7 +77,7 @@ _FIRST_STUDIES, _MOST_STUDIES = (
     {"STUDY": 512, "SERIES": 64, "IMAGE": 16},
 )
 _FIRST_INSTANCES, _MOST_INSTANCES = 64, 1000
-_PATIENTS = 100
+_FIRST_PATIENTS, _MOST_PATIENTS = 16, 256
 
 
 def search(
@@ -252,25 +252,24 @@ class _Search:
         """Patients by Patient ID and its issuer, with the attributes of the study that was told last."""
         (narrow,) = candidates(self._dialect, self._asked, frozenset(_PATIENT_KEYWORDS), in_parts=False)
         column = _STUDY.c.patient_id
-        statement = select(column).where(*narrow.conditions).distinct().order_by(column).limit(_PATIENTS)
+        statement = select(column).where(*narrow.conditions).distinct().order_by(column)
         own = self._matchers("PATIENT")
         with_counts = not self._asked.keys().isdisjoint(PATIENT_COUNTS)
-        last = None
+        size, last = _FIRST_PATIENTS, None
         while True:
+            page = statement if last is None else statement.where(column > last)
             with self._engine.connect() as connection:
-                page = connection.execute(
-                    statement if last is None else statement.where(column > last)
-                ).scalars()
-                patient_ids = list(page)
+                patient_ids = connection.execute(page.limit(size)).scalars().all()
                 found = patients_of(connection, self._dialect, patient_ids)
                 if with_counts:
                     counts = counts_of_patients(connection, self._dialect, patient_ids)
                     for whose, values in found.items():
                         values.update(counts[whose])
             yield from (values for values in found.values() if _all_match(own, values))
-            if len(patient_ids) < _PATIENTS:
+            if len(patient_ids) < size:
                 return
             last = patient_ids[-1]
+            size = min(4 * size, _MOST_PATIENTS)
 
 
 def _after(order: Sequence[Any], last: Sequence[Any]) -> Any:
