@@ -32,6 +32,7 @@ from vna.dimse.status import (
 )
 from vna.platform import can_share_sockets, has_service_manager, tell_service_manager, watchdog_seconds
 from vna.settings import Settings
+from vna.site import WatchedSite
 from vna.spool import Spool
 
 _log = logging.getLogger(__name__)
@@ -99,6 +100,8 @@ class _Family:
                 _log.warning("this platform cannot share a port among processes; one process serves it")
             self._own.start()
         else:
+            # what keeps every process from starting is told once, here
+            WatchedSite(self._settings)
             Spool(self._settings.spool_path, self._settings.reserve_bytes).prepare()
             self._start_receivers()
         if self._indexer is not None:

@@ -5,6 +5,7 @@ the commands that only read start and work without Prefect (DESIGN §6). The fil
 temporary and rename; a reader never sees half of it.
 """
 
+import contextlib
 import ipaddress
 import threading
 import time
@@ -240,8 +241,9 @@ def unsolicited_unit(settings: Settings, site: Site) -> str:
 class WatchedSite:
     """The published site as it is now, for a service that stays running; used by any thread.
 
-    `site.json` is looked at at most once a second. One that cannot be used leaves the last good one in use, and
-    `problem` says why; raises `SettingsError` only where there never was a good one.
+    `site.json` is looked at at most once a second. One that cannot be used leaves the last good one in use, also over
+    a restart (it is kept as `site.last-good.json`), and `problem` says why; raises `SettingsError` only where there
+    never was a good one.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -249,8 +251,13 @@ class WatchedSite:
         self._lock = threading.Lock()
         self._look_at = 0.0
         self._stamp: tuple[int, int, int] | None = None
-        self._site = load_site(settings)
         self.problem = ""
+        try:
+            self._site = self._load()
+            self._keep()
+        except SettingsError as error:
+            self._site = self._kept(error)
+            self.problem = str(error)
 
     def __call__(self) -> Site:
         with self._lock:
@@ -269,9 +276,37 @@ class WatchedSite:
         if stamp is not None and stamp == self._stamp:
             return
         try:
-            self._site, self._stamp, self.problem = load_site(self._settings), stamp, ""
+            self._site, self._stamp, self.problem = self._load(), stamp, ""
+            self._keep()
         except SettingsError as error:
             self.problem = str(error)
+
+    def _load(self) -> Site:
+        path = self._settings.site_path
+        if not path.exists() and self._kept_path.exists():
+            raise SettingsError(f"{path} is gone.")  # else everybody would be refused from now on
+        return load_site(self._settings)
+
+    @property
+    def _kept_path(self) -> Path:
+        return self._settings.site_path.with_name("site.last-good.json")
+
+    def _keep(self) -> None:
+        """Keep what is in use for the next start; a disk that refuses must not take it out of use."""
+        text = self._site.model_dump_json(indent=1).encode()
+        with contextlib.suppress(OSError):
+            if self._settings.site_path.exists() and not _has(self._kept_path, text):
+                write_durably(self._kept_path, text)
+
+    def _kept(self, error: SettingsError) -> Site:
+        try:
+            return Site.model_validate_json(self._kept_path.read_bytes())
+        except (OSError, ValidationError):
+            raise error from None
+
+
+def _has(path: Path, content: bytes) -> bool:
+    return path.exists() and path.read_bytes() == content
 
 
 def publish_site(settings: Settings, site: Site) -> None:
