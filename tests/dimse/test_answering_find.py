@@ -7,17 +7,15 @@ import threading
 import time
 from collections.abc import Callable, Collection, Generator, Iterator, Mapping
 from dataclasses import dataclass, field
-from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import pytest
-from arranging_receiver import Sender, element, p_data, pdv
+from arranging_receiver import EXPLICIT, Sender, echo_command, element, p_data, pdv
 from pydicom.dataset import Dataset
 from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
 from pynetdicom import AE
 from pynetdicom.association import Association
-from pynetdicom.dimse_primitives import C_FIND
 from pynetdicom.dsutils import encode
 
 from vna.dimse import HeldInstance, Query
@@ -182,17 +180,13 @@ def test_a_query_that_cannot_be_answered_ends_with_a_failure_and_the_association
 
 
 def test_what_is_no_identifier_is_refused(port: int) -> None:
-    with asking(port) as association:
-        request = C_FIND()
-        request.MessageID = 1
-        request.AffectedSOPClassUID = STUDY_ROOT
-        request.Priority = 0
-        for rubbish in (b"\xff" * 30, b"\x08\x00\x05\x00CS\xff\xff"):
-            request.Identifier = BytesIO(rubbish)
-            association.dimse.send_msg(request, 1)
-            _, response = association.dimse.get_msg(block=True)
-            assert response.Status == 0xC000
-        assert association.send_c_echo().Status == 0x0000
+    requester = Sender(port, [(STUDY_ROOT, [EXPLICIT]), ("1.2.840.10008.1.1", [EXPLICIT])])
+    for rubbish in (b"\xff" * 30, b"\x08\x00\x05\x00CS\xff\xff"):
+        requester.send(p_data(pdv(1, 3, find_command()), pdv(1, 2, rubbish)))
+        assert requester.status() == 0xC000
+    requester.send(p_data(pdv(3, 3, echo_command())))
+    assert requester.status() == 0x0000
+    requester.release()
 
 
 def test_answers_come_as_they_are_found(port: int, index: OneAnswer) -> None:
@@ -259,7 +253,7 @@ def test_a_requester_that_takes_nothing_does_not_make_us_hoard_answers(port: int
             ended.set()
 
     index.answers = answers
-    requester = Sender(port, [(STUDY_ROOT, [ExplicitVRLittleEndian])])
+    requester = Sender(port, [(STUDY_ROOT, [EXPLICIT])])
     requester.send(p_data(pdv(1, 3, find_command()), pdv(1, 2, encoded(identifier()))))
     before = -1
     while found[0] != before:  # until it waits for the requester
@@ -272,7 +266,7 @@ def test_a_requester_that_takes_nothing_does_not_make_us_hoard_answers(port: int
 
 def test_another_request_before_the_last_response_ends_the_association(port: int, index: OneAnswer) -> None:
     ended = endless(index)
-    requester = Sender(port, [(STUDY_ROOT, [ExplicitVRLittleEndian])])
+    requester = Sender(port, [(STUDY_ROOT, [EXPLICIT])])
     request = p_data(pdv(1, 3, find_command())) + p_data(pdv(1, 2, encoded(identifier())))
     requester.send(request)
     assert requester.pdu()[0] == 4
