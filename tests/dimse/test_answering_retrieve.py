@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from arranging_receiver import CT, EXPLICIT, all_received
 from arranging_retrieve import FileIndex, StorageScp, digest, held_of, respond, spoil
-from conftest import remote_at
+from dimse.conftest import remote_at
 from pydicom.dataset import Dataset
 from pynetdicom import AE, evt
 from pynetdicom.association import Association
@@ -513,6 +513,22 @@ def test_of_several_syntaxes_in_a_context_the_one_that_is_kept_is_accepted(
         responses, arrived = got(ours, query, storage=[(CT, [EXPLICIT, implicit])])
     assert counts(responses[-1][0]) == (None, 3, 0, 0)
     assert len(arrived) == 3
+
+
+def test_a_catalog_that_hangs_delays_an_association_once_and_only_a_moment(
+    ours: Ours, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    go_on = threading.Event()
+    monkeypatch.setattr("vna.dimse.answering_retrieve._FIRST_WAIT_SECONDS", 1.0)
+    ours.index.syntaxes_held = lambda: go_on.wait(20) and {}  # type: ignore[method-assign]
+    seconds: list[float] = []
+    for _ in range(2):
+        began = time.monotonic()
+        with asking(ours, STUDY_GET, storage=[(f"1.2.3.{n}", EXPLICIT) for n in range(50)]):
+            seconds.append(time.monotonic() - began)
+    go_on.set()
+    assert 1.0 <= seconds[0] < 3.0
+    assert seconds[1] < 1.0
 
 
 def test_a_catalog_that_is_away_keeps_no_association_from_being_agreed(ours: Ours) -> None:

@@ -12,7 +12,7 @@ from types import SimpleNamespace
 import pytest
 from arranging_receiver import element, p_data, pdv
 from arranging_retrieve import held_of
-from conftest import remote_at
+from dimse.conftest import remote_at
 from peers.dcmtk import DicomPeer
 from pynetdicom.dul import DULServiceProvider
 

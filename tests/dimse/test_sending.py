@@ -19,7 +19,7 @@ from arranging_retrieve import (
     spoil,
     spoiled,
 )
-from conftest import remote_at
+from dimse.conftest import remote_at
 from pynetdicom import AE, evt
 
 from vna.dimse.index import HeldInstance

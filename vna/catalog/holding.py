@@ -24,7 +24,7 @@ from vna.storage import LocalUnit
 _STUDY, _SERIES, _INSTANCE = table_of(Study), table_of(Series), table_of(Instance)
 _VERSION, _COPY = table_of(Version), table_of(Copy)
 _PAGE = 500
-_DRAWN = 5000
+_DRAWN = 2000
 _UNIQUE = (
     ("STUDY", "StudyInstanceUID", "study_instance_uid"),
     ("SERIES", "SeriesInstanceUID", "series_instance_uid"),

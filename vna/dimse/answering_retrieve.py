@@ -53,7 +53,7 @@ DESTINATION_UNKNOWN, IDENTIFIER_DOES_NOT_MATCH = 0xA801, 0xA900
 _IS_RESPONSE, _C_GET_RSP, _C_MOVE_RSP = 0x8000, 0x8010, 0x8021
 _WITH_DATA_SET, _NO_DATA_SET = 0x0001, 0x0101
 _PENDING_SECONDS = 1.0
-_KEPT_SECONDS, _FIRST_WAIT_SECONDS = 60.0, 5.0
+_KEPT_SECONDS, _WAIT_SECONDS, _FIRST_WAIT_SECONDS = 2.0, 1.0, 5.0
 _LONGEST_COMMENT = 64  # of an LO value
 _LONGEST_UID_LIST = 60_000  # a UI value has at most 65,534 bytes in explicit VR
 _MOST_COUNTED = 0xFFFF
@@ -127,36 +127,38 @@ class GetService:
 
 
 class _KeptSyntaxes:
-    """In which transfer syntaxes each SOP class is kept, as of a minute ago or so.
+    """In which transfer syntaxes each SOP class is kept, as of the association that is being agreed.
 
-    The catalog is asked by a thread of its own, and only at first is it waited for, some seconds at most: what
-    is agreed must not depend on a database.
+    The catalog is asked by a thread of its own and waited for a moment, for longer where it is only being opened:
+    what is agreed must not depend on a database.
     """
 
     def __init__(self, index: InstanceIndex) -> None:
         self._index = index
         self._lock = threading.Lock()
         self._known: Mapping[str, Sequence[str]] = {}
-        self._ask_at = self._wait_until = 0.0
-        self._was_told = threading.Event()
+        self._asked_at = self._wait_until = 0.0
+        self._told: threading.Event | None = None
 
     def of(self, sop_class: str) -> Sequence[str]:
         with self._lock:
-            now = time.monotonic()
-            if now > self._ask_at:
-                self._ask_at = now + _KEPT_SECONDS
-                self._wait_until = self._wait_until or now + _FIRST_WAIT_SECONDS
-                threading.Thread(target=self._ask, name="kept-syntaxes", daemon=True).start()
-        self._was_told.wait(max(0.0, self._wait_until - now))
+            now, told = time.monotonic(), self._told
+            if told is None or (told.is_set() and now - self._asked_at > _KEPT_SECONDS):
+                wait = _FIRST_WAIT_SECONDS if told is None else _WAIT_SECONDS
+                self._asked_at, self._wait_until = now, now + wait
+                told = self._told = threading.Event()
+                threading.Thread(target=self._ask, args=(told,), name="kept-syntaxes", daemon=True).start()
+            wait_until = self._wait_until
+        told.wait(max(0.0, wait_until - now))
         return self._known.get(sop_class, ())
 
-    def _ask(self) -> None:
+    def _ask(self, told: threading.Event) -> None:
         try:
             self._known = self._index.syntaxes_held()
         except StoreError as error:
             _log.warning("Which transfer syntaxes are kept is not known now: %s", error)
         finally:
-            self._was_told.set()
+            told.set()
 
 
 @contextlib.contextmanager
