@@ -220,4 +220,11 @@ def test_by_tls_only_it_asks_itself_by_tls_and_tells_when_the_certificate_ends(
         assert code == 0, found
         assert (found["port"], found["tls_port"]) == (None, secure.scp_tls_port)
         assert str(found["certificate_ends"]).startswith(f"{soon:%Y-%m-%d}")
+        elsewhere = {name: value for name, value in os.environ.items() if not name.startswith("BACKUPDR_")}
+        said = subprocess.run(
+            [sys.executable, "-m", "cli", "scp", "--health"],
+            env={**elsewhere, "PYTHONPATH": str(ROOT), "BACKUPDR_HOME": str(secure.home)},
+            timeout=60,
+        )
+        assert said.returncode == 0, "the home alone tells how the server was started"
         assert any("in 7 days" in str(problem) for problem in found["problems"])  # type: ignore[union-attr]

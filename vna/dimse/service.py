@@ -5,7 +5,6 @@ that runs, or starts one of its own for as long as it lasts.
 """
 
 import contextlib
-import json
 import logging
 import os
 import subprocess
@@ -13,8 +12,9 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Generator
-from dataclasses import asdict, dataclass
 from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 import vna
 from vna.dimse.echoing import EchoAnswer, echo
@@ -35,15 +35,20 @@ LONGEST_PAUSE = 30.0
 _ECHO_SECONDS = 5.0
 
 
-@dataclass(frozen=True, slots=True)
-class RunningScp:
-    """The DICOM server that runs for this home."""
+class RunningScp(BaseModel):
+    """The DICOM server that runs for this home, as it was started; files by path, never their content."""
+
+    model_config = ConfigDict(frozen=True)
 
     aet: str
     port: int
     pid: int
-    tls_port: int | None = None
+    host: str = ""
     plain: bool = True
+    tls_port: int | None = None
+    tls_cert: Path | None = None
+    tls_key: Path | None = None
+    tls_ca: Path | None = None
 
 
 def running_scp(settings: Settings) -> RunningScp | None:
@@ -51,16 +56,8 @@ def running_scp(settings: Settings) -> RunningScp | None:
     if not is_locked(_lock_path(settings)):
         return None
     try:
-        values = json.loads(_facts_path(settings).read_bytes())
-        tls_port = values.get("tls_port")
-        return RunningScp(
-            str(values["aet"]),
-            int(values["port"]),
-            int(values["pid"]),
-            None if tls_port is None else int(tls_port),
-            plain=bool(values.get("plain", True)),
-        )
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):  # locked, and not yet listening
+        return RunningScp.model_validate_json(_facts_path(settings).read_bytes())
+    except (OSError, ValidationError):  # locked, and not yet listening
         return None
 
 
@@ -78,13 +75,17 @@ def as_the_server_of(settings: Settings) -> Generator[Callable[[], None]]:
 
     def announce() -> None:
         listens = RunningScp(
-            settings.scp_aet,
-            settings.scp_port,
-            os.getpid(),
-            settings.scp_tls_port,
+            aet=settings.scp_aet,
+            port=settings.scp_port,
+            pid=os.getpid(),
+            host=settings.scp_bind,
             plain=not settings.scp_tls_only,
+            tls_port=settings.scp_tls_port,
+            tls_cert=settings.scp_tls_cert,
+            tls_key=settings.scp_tls_key,
+            tls_ca=settings.scp_tls_ca,
         )
-        write_durably(facts, json.dumps(asdict(listens)).encode())
+        write_durably(facts, listens.model_dump_json().encode())
 
     with lock:
         facts.unlink(missing_ok=True)  # a killed server's
@@ -99,16 +100,11 @@ def echo_ourselves(settings: Settings) -> EchoAnswer:
     ours = running_scp(settings)
     if ours is None:
         raise ReceiverFailed(f"no DICOM server of {settings.home} is running")
-    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(settings.scp_bind, settings.scp_bind)  # noqa: S104
+    host = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}.get(ours.host, ours.host)  # noqa: S104
     port, tls = ours.port, None
     if not ours.plain and ours.tls_port is not None:
         port = ours.tls_port
-        tls = Tls(
-            ca_file=settings.scp_tls_ca,
-            cert_file=settings.scp_tls_cert,
-            key_file=settings.scp_tls_key,
-            check_host=False,
-        )
+        tls = Tls(ca_file=ours.tls_ca, cert_file=ours.tls_cert, key_file=ours.tls_key, check_host=False)
     remote = RemoteServer(name="our DICOM server", aet=ours.aet, host=host, port=port, tls=tls)
     node = OurNode(
         ours.aet, connect_timeout=_ECHO_SECONDS, acse_timeout=_ECHO_SECONDS, dimse_timeout=_ECHO_SECONDS
