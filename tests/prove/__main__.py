@@ -23,8 +23,10 @@ from tests.chain.killing import (
 from tests.prove.burst import a_burst_is_a_backlog
 from tests.prove.day import a_day_passes
 from tests.prove.disk import backup_on_a_full_disk
+from tests.prove.keeping_up import the_indexer_keeps_up
 from tests.prove.memory import memory_is_flat
 from tests.prove.proof import Impossible, Proof, Site
+from tests.prove.queries import queries_are_quick
 from tests.prove.receiver_kills import receiver_survives
 from tests.prove.rot import bit_rot_is_found
 
@@ -76,6 +78,11 @@ def all_proofs(seed: int) -> Iterator[Proof]:
         yield Proof(f"disk-full-{name}", lambda site, left=left: backup_on_a_full_disk(site, reserve=left))
     for by in ("move", "get"):
         yield Proof(f"memory-{by}", lambda site, by=by: memory_is_flat(site, by))
+    for database in ("sqlite", "postgresql"):
+        yield Proof(
+            f"queries-{database}", lambda site, database=database: queries_are_quick(site, database, seed)
+        )
+    yield Proof("keeping-up", the_indexer_keeps_up)
     yield Proof("burst", a_burst_is_a_backlog)
     yield Proof("day", lambda site: a_day_passes(site, seed))
     for home in range(RECEIVER_KILLS // KILLS_OF_A_HOME):
