@@ -15,7 +15,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "tests" / "dimse"))
 
-from arranging_receiver import Sender, all_received, dataset_of, p_data, pdv, store_command  # noqa: E402
+from arranging_receiver import CT, EXPLICIT, Sender, all_received, dataset_of, p_data, pdv, store_command  # noqa: E402
 
 from tests.dicom_scp.arranging_server import (  # noqa: E402
     environment,
@@ -233,13 +233,18 @@ class TestChangesWhileItRuns:
         know_the_sender(settings, DicomServer(log_level="debug"))
         with server(settings, known_only=True) as process:
             until(lambda: now(settings).processes)
-            sender = Sender(settings.scp_port)
+            sender = Sender(settings.scp_port, [(CT, [EXPLICIT]), ("1.2.840.10008.5.1.4.31", [EXPLICIT])])
             sender.store("1.2.1", b"Doe^Jane")
             sender.release()
             process.send_signal(signal.SIGTERM)
             _, said = process.communicate(timeout=20)
         assert b"Doe" not in said
         assert b"log level is debug now" in said
+        assert f"for {CT} in {EXPLICIT}: accepted with {EXPLICIT}".encode() in said
+        assert (
+            b"for 1.2.840.10008.5.1.4.31 in 1.2.840.10008.1.2.1: refused, the service is not offered" in said
+        )
+        assert b"instance 1.2.1, " in said
 
 
 def refused_by(port: int) -> bool:

@@ -40,6 +40,11 @@ DATASET_SYNTAXES = (EXPLICIT_LITTLE_ENDIAN, IMPLICIT_LITTLE_ENDIAN)
 """What the services speak for identifiers; the first that a context proposes."""
 
 _ACCEPTED, _USER_REJECTION, _ABSTRACT_SYNTAX_NOT_SUPPORTED, _TRANSFER_SYNTAXES_NOT_SUPPORTED = 0, 1, 3, 4
+_REFUSED_WORDS = {
+    _USER_REJECTION: "refused, it may not do this here",
+    _ABSTRACT_SYNTAX_NOT_SUPPORTED: "refused, the service is not offered",
+    _TRANSFER_SYNTAXES_NOT_SUPPORTED: "refused, none of these transfer syntaxes is accepted",
+}
 _ASSOCIATE_RQ_RECEIVED, _CLOSED_BY_PEER = "Evt6", "Evt17"
 _STORAGE = (StorageServiceClass, NonPatientObjectStorageServiceClass, ServiceClass)
 
@@ -135,6 +140,13 @@ def _answer(
     context.result = result
     context._as_scp, context._as_scu = granted  # ours: the SCP where the requester is the SCU
     return context
+
+
+def context_text(proposed: PresentationContext, answered: PresentationContext) -> str:
+    """What was proposed and what became of it, for the log of who looks for why nothing is sent."""
+    syntaxes = ", ".join(map(str, proposed.transfer_syntax))
+    answer = _REFUSED_WORDS.get(answered.result or 0) or f"accepted with {answered.transfer_syntax[0]}"
+    return f"context {proposed.context_id} for {proposed.abstract_syntax} in {syntaxes}: {answer}"
 
 
 def storage_syntax(association: Association, context_id: int) -> str | None:

@@ -19,7 +19,7 @@ from pynetdicom.association import Association
 from pynetdicom.pdu import A_ASSOCIATE_RQ
 from pynetdicom.pdu_primitives import A_ASSOCIATE
 
-from vna.dimse.accepting import negotiate, new_association, proposed_roles, storage_syntax
+from vna.dimse.accepting import context_text, negotiate, new_association, proposed_roles, storage_syntax
 from vna.dimse.admission import Knock, Reason, Refusal, Rules, admit, is_ourselves, rules_of, subject_text
 from vna.dimse.callers import Caller, caller_of, remember_caller
 from vna.dimse.listening import INVALID_PARAMETER, NEGOTIATION_SECONDS, Door, Visitor, abort_pdu, listen
@@ -275,6 +275,9 @@ class Receiver:
             return self._not_served(visitor, error)
         self._tally.accepted()
         _log.info("%s at %s: association accepted", caller.calling_aet, caller.address)
+        if _log.isEnabledFor(logging.DEBUG):
+            for text in map(context_text, proposed, negotiated.contexts):
+                _log.debug("%s at %s: %s", caller.calling_aet, caller.address, text)
         return None
 
     def _not_served(self, visitor: Visitor, error: Exception) -> bytes:
@@ -312,6 +315,7 @@ class Receiver:
         )
 
     def _on_stored(self, receipt: Receipt) -> None:
+        _log.debug("%s: instance %s, %d bytes", receipt.association, receipt.sop_instance_uid, receipt.size)
         self._tally.received(receipt.size)
 
     def _on_refused(self, error: StoreError) -> None:
