@@ -5,7 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from vna.catalog import Catalog
+from vna.catalog import Catalog, CatalogIndex
+from vna.site import UnitDefinition
+from vna.storage import create_unit
 
 
 @pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.peer("postgresql"))])
@@ -22,3 +24,17 @@ def catalog(url: str) -> Iterator[Catalog]:
     with Catalog(url) as opened:
         opened.migrate()
         yield opened
+
+
+@pytest.fixture
+def units(tmp_path: Path) -> dict[str, UnitDefinition]:
+    """Two prepared storage units."""
+    found = {name: UnitDefinition(name=name, path=tmp_path / name) for name in ("one", "two")}
+    for unit in found.values():
+        create_unit(unit)
+    return found
+
+
+@pytest.fixture
+def index(catalog: Catalog, units: dict[str, UnitDefinition]) -> CatalogIndex:
+    return CatalogIndex(catalog, lambda: units)
