@@ -11,6 +11,7 @@ from vna.checkpoints import checkpoint
 from vna.errors import DiskFull, SpoolUnusable
 from vna.identity import Receipt, safe_name
 from vna.platform import KeptFolder, free_bytes
+from vna.spool.digest import Digest
 from vna.spool.header import dataset_offset, encode_header
 from vna.spool.newfile import NewFile
 from vna.spool.received import received_name
@@ -46,7 +47,7 @@ class InstanceWriter:
         self._part = os.path.join(folder, part_name)  # noqa: PTH118 - a Path costs as much as a system call here
         self._check_space = check_space
         self._header = encode_header(sop_class_uid, sop_instance_uid, transfer_syntax_uid, source_aet)
-        self._digest = hashlib.sha256()
+        self._digest = Digest()
         self._check_at = CHECK_EVERY
         self._is_whole = False
         try:
@@ -61,11 +62,10 @@ class InstanceWriter:
         """
         self._is_whole = is_last
         views = [memoryview(piece) for piece in pieces]
-        for view in views:
-            self._digest.update(view)
         file = self._file
+        written = views if file.size else [memoryview(self._header), *views]
         try:
-            file.write(views if file.size else [memoryview(self._header), *views], is_last=is_last)
+            self._digest.update_while(views, lambda: file.write(written, is_last=is_last))
             if file.size >= self._check_at:
                 self._check_at = file.size + CHECK_EVERY
                 self._check_space(0)
