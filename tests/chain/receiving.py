@@ -103,7 +103,8 @@ class Server:
                 cwd=ROOT,
             )
         listens = eventually(lambda: running_scp(self.settings) or process.poll() is not None, 30)
-        assert listens, self.log.read_text(encoding="utf-8")[-2000:]
+        assert listens, "it does not listen"
+        assert process.poll() in {None, -signal.SIGKILL}, self.log.read_text(encoding="utf-8")[-2000:]
 
     def kill(self) -> None:
         assert self.process is not None
