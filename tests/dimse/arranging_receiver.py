@@ -97,12 +97,13 @@ class Sender:
         tls: ssl.SSLContext | None = None,
         **request: object,
     ) -> None:
+        contexts = contexts or [(CT, [EXPLICIT]), (VERIFICATION, [EXPLICIT])]
+        asked = association_request(contexts, **request)  # pyright: ignore[reportArgumentType]
         self.socket = socket.create_connection(("127.0.0.1", port), timeout=20)
         if tls is not None:
             self.socket = tls.wrap_socket(self.socket)
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        contexts = contexts or [(CT, [EXPLICIT]), (VERIFICATION, [EXPLICIT])]
-        self.socket.sendall(association_request(contexts, **request))  # pyright: ignore[reportArgumentType]
+        self.socket.sendall(asked)
         self.kind, self.answer = self.pdu()
 
     @property

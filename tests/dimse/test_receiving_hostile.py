@@ -297,3 +297,31 @@ def test_the_same_study_from_two_senders_at_once_is_whole_in_both_folders(receiv
         sent,
         sent,
     ]
+
+
+def stuffed_request(kind: str) -> bytes:
+    """An A-ASSOCIATE-RQ of nearly a MiB that is full of items."""
+    usual = association_request([(CT, [EXPLICIT])])
+    item = {
+        "application contexts": b"\x10\0\0\0",
+        "contexts": b"\x20\0\0\x0b\1\0\0\0\x30\0\0\0031.2",
+        "user information": b"\x50\0\0\0",
+        "transfer syntaxes": b"\x20\0\xff\xfc\1\0\0\0" + b"\x40\0\0\2" * 10 + b"\x40\0\0\0" * 16_364,
+    }[kind]
+    body = usual[6:] + item * ((2**20 - len(usual)) // len(item))
+    return struct.pack(">BBI", 1, 0, len(body)) + body
+
+
+@pytest.mark.parametrize(
+    "kind", ["application contexts", "contexts", "user information", "transfer syntaxes"]
+)
+def test_requests_stuffed_with_items_keep_nobody_waiting(receiver: Receiver, kind: str) -> None:
+    """Field note 24: a MiB of empty items takes the library seconds; it never sees it."""
+    crowd = [connect(receiver.port) for _ in range(20)]
+    for connection in crowd:
+        connection.sendall(stuffed_request(kind))
+    assert echo_seconds(receiver.port) < 5
+    for connection in crowd:
+        assert connection.recv(10)[:1] == b"\7"
+        connection.close()
+    assert receiver.counts.refused == {Reason.not_dicom: 20}

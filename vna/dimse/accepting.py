@@ -9,7 +9,9 @@ import contextlib
 import functools
 import logging
 import socket
-from collections.abc import Callable, Iterable, Mapping
+import struct
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -46,10 +48,43 @@ _REFUSED_WORDS = {
     _TRANSFER_SYNTAXES_NOT_SUPPORTED: "refused, none of these transfer syntaxes is accepted",
 }
 _ASSOCIATE_RQ_RECEIVED, _CLOSED_BY_PEER = "Evt6", "Evt17"
+_APPLICATION_CONTEXT, _PRESENTATION_CONTEXT, _USER_INFORMATION, _SUB_ITEMS = 0x10, 0x20, 0x50, -1
+_FIXED_FIELDS = 74
+_MOST_ITEMS = {_APPLICATION_CONTEXT: 1, _PRESENTATION_CONTEXT: 128, _USER_INFORMATION: 1}
+_MOST_UNKNOWN = 1
+_MOST_SUB_ITEMS = 128 * 65 + 1024
+"""128 contexts with every transfer syntax there is, and roles and extended negotiations of each."""
+
 _STORAGE = (StorageServiceClass, NonPatientObjectStorageServiceClass, ServiceClass)
 
 Roles = Mapping[str, tuple[bool, bool]]
 """SOP class to the requester's proposed (or our accepted) SCU and SCP role (PS3.7 D.3.3.4)."""
+
+
+def check_items(pdu: bytes) -> None:
+    """Raise `ValueError` for an A-ASSOCIATE-RQ with more items than one can have (PS3.8 9.3.2).
+
+    The library makes an object of each, which for a MiB of empty ones takes seconds; this looks at their heads only.
+    """
+    kinds: Counter[int] = Counter()
+    for kind, start, end in _items(pdu, _FIXED_FIELDS, len(pdu)):
+        kinds[kind] += 1
+        most = _MOST_ITEMS.get(kind, _MOST_UNKNOWN)
+        if kinds[kind] > most:
+            raise ValueError(f"more than {most} items of type {kind:#04x}")
+        for _ in _items(pdu, start + 4 if kind == _PRESENTATION_CONTEXT else start, end):
+            kinds[_SUB_ITEMS] += 1
+            if kinds[_SUB_ITEMS] > _MOST_SUB_ITEMS:
+                raise ValueError(f"more than {_MOST_SUB_ITEMS} sub-items")
+
+
+def _items(pdu: bytes, at: int, end: int) -> Iterator[tuple[int, int, int]]:
+    """Type of each item, and where its value starts and ends; what makes no sense is the library's to refuse."""
+    while at + 4 <= end:
+        kind, length = struct.unpack_from(">BxH", pdu, at)
+        at += 4
+        yield kind, at, min(at + length, end)
+        at += length
 
 
 @functools.lru_cache(maxsize=4096)

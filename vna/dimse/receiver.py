@@ -19,7 +19,14 @@ from pynetdicom.association import Association
 from pynetdicom.pdu import A_ASSOCIATE_RQ
 from pynetdicom.pdu_primitives import A_ASSOCIATE
 
-from vna.dimse.accepting import context_text, negotiate, new_association, proposed_roles, storage_syntax
+from vna.dimse.accepting import (
+    check_items,
+    context_text,
+    negotiate,
+    new_association,
+    proposed_roles,
+    storage_syntax,
+)
 from vna.dimse.admission import Knock, Reason, Refusal, Rules, admit, is_ourselves, rules_of, subject_text
 from vna.dimse.callers import Caller, caller_of, remember_caller
 from vna.dimse.listening import INVALID_PARAMETER, NEGOTIATION_SECONDS, Door, Visitor, abort_pdu, listen
@@ -343,7 +350,8 @@ def _entity(aet: str) -> ApplicationEntity:
 
 
 def _decoded(pdu: bytes) -> tuple[A_ASSOCIATE_RQ, A_ASSOCIATE]:
-    """An A-ASSOCIATE-RQ and what it asks for."""
+    """An A-ASSOCIATE-RQ and what it asks for; raises whatever the library's decoder does, `ValueError` among it."""
+    check_items(pdu)
     request = A_ASSOCIATE_RQ()
     request.decode(pdu)
     return request, request.to_primitive()
