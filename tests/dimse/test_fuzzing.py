@@ -186,7 +186,7 @@ def test_10000_fuzzed_pdus_leave_a_server_that_answers_as_small_as_before(tmp_pa
 
 
 def test_1000_fuzzed_data_sets_are_each_placed_or_set_aside_with_a_reason(tmp_path: Path) -> None:
-    """Field notes 27, 28 and 30: sent over the network, read by the indexer, nothing lost and nothing invented."""
+    """Field notes 21, 27, 28 and 30: sent over the network, read by the indexer, nothing lost and nothing invented."""
     settings = settings_in(tmp_path)
     chance = random.Random(SEED)
     with server_with_log(settings) as (process, _):

@@ -136,14 +136,17 @@ def test_a_stranger_is_refused_counted_and_shown_with_its_reason(
     assert "STRANGER at 127.0.0.1" in logged[0]
 
 
-def test_only_the_last_refusals_are_kept(tmp_path: Path) -> None:
+def test_the_last_refusals_are_kept_and_a_flood_of_names_fills_no_log(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     with serving(tmp_path, site_of()) as receiver:
-        for number in range(25):
+        for number in range(125):
             assert Sender(receiver.port, calling=f"X{number}").refused
         assert [refusal.calling_aet for refusal in receiver.counts.last_refused] == [
-            f"X{number}" for number in range(24, 4, -1)
+            f"X{number}" for number in range(124, 104, -1)
         ]
-        assert receiver.counts.refused == {Reason.calling_aet: 25}
+        assert receiver.counts.refused == {Reason.calling_aet: 125}
+    assert len([record for record in caplog.records if "turned away" in record.getMessage()]) == 100
 
 
 def test_whoever_is_refused_costs_no_association_and_no_folder(tmp_path: Path) -> None:

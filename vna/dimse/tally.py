@@ -17,6 +17,8 @@ REPEAT_SECONDS = 60.0
 """A caller refused for the same reason is logged again after so long: some modalities try each second."""
 
 _REMEMBERED_CALLERS = 256
+_LINES = 100
+"""Refusals logged in so many seconds at most: who calls by another name each time must not fill the disk either."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +59,7 @@ class Tally:
         self._refused: Counter[Reason] = Counter()
         self._last: deque[RefusedAssociation] = deque(maxlen=LAST_REFUSALS)
         self._logged: OrderedDict[tuple[str, str, Reason], tuple[float, int]] = OrderedDict()
+        self._lines_since, self._lines = time.monotonic(), 0
         self._instances = 0
         self._bytes = 0
         self._refused_instances: Counter[int] = Counter()
@@ -98,6 +101,11 @@ class Tally:
         if logged_at is not None and now - logged_at < REPEAT_SECONDS:
             self._logged[caller] = (logged_at, quiet + 1)
             return None
+        if now - self._lines_since > REPEAT_SECONDS:
+            self._lines_since, self._lines = now, 0
+        if self._lines >= _LINES:
+            return None
+        self._lines += 1
         self._logged[caller] = (now, 0)
         if len(self._logged) > _REMEMBERED_CALLERS:
             self._logged.popitem(last=False)
