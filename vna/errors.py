@@ -5,6 +5,7 @@ study, what to do), and `transient` tells whether trying again may help. Whether
 decided in one place only, the Prefect task. No sentence holds patient data: studies are named by UID.
 """
 
+import re
 import traceback
 from collections.abc import Sequence
 
@@ -23,6 +24,15 @@ def is_transient(error: BaseException) -> bool:
 def where_it_happened(error: BaseException) -> str:
     """The stack of an error nobody expected, for a log: without its text, which may hold a patient's data."""
     return "".join([*traceback.format_tb(error.__traceback__), type(error).__name__])
+
+
+def peers_words(comment: str) -> str:
+    """An error comment of a peer as a sentence may repeat it: one line of at most 64 characters (PS3.7 C.4), and
+    nothing of it that looks like a patient's name (a `^`), number or date (five digits in one word).
+    """
+    text = "".join(character if character.isprintable() else " " for character in comment)
+    words = ("…" if re.search(r"\^|\d{5}", word) else word for word in text.split())
+    return " ".join(words)[:64]
 
 
 # -- settings and what people type -----------------------------------------------------------------
@@ -110,8 +120,10 @@ class RemoteUnreachable(PeerError):
 
 
 class TlsFailed(PeerError):
-    def __init__(self, remote: str, reason: str) -> None:
-        self.remote, self.reason = remote, reason
+    """`silent`: the peer took the connection and said nothing; it may hang, or speak no TLS there."""
+
+    def __init__(self, remote: str, reason: str, *, silent: bool = False) -> None:
+        self.remote, self.reason, self.silent = remote, reason, silent
         super().__init__(f"{remote}: TLS could not be agreed ({reason}); check the certificates.")
 
 

@@ -12,7 +12,7 @@ from typing import Protocol, TypeVar
 from vna.dimse.borrowing import Connection, Message, PeerBroke
 from vna.dimse.index import HeldInstance
 from vna.dimse.outgoing import CopyChanged, Outgoing, Working, new_buffer, prepare
-from vna.errors import AnswerInvalid, BackupError, InstanceRefused, NoGoodCopy, SyntaxNotAccepted
+from vna.errors import AnswerInvalid, BackupError, InstanceRefused, NoGoodCopy, SyntaxNotAccepted, peers_words
 
 Pair = tuple[str, str]
 """SOP Class UID and Transfer Syntax UID."""
@@ -131,7 +131,7 @@ class Channel:
             return StoreOutcome(None, error)
         if status == _SUCCESS or _is_warning(status):
             return StoreOutcome(status)
-        comment = answer.text(0x0902)
+        comment = peers_words(answer.text(0x0902))
         return StoreOutcome(status, InstanceRefused(self._name, instance.sop_instance_uid, status, comment))
 
 

@@ -22,7 +22,7 @@ from vna.dimse.contexts import STUDY_ROOT_GET, ContextGroup, compressed_groups, 
 from vna.dimse.node import OurNode
 from vna.dimse.pdata import attach, chosen_loop
 from vna.dimse.storing import Arrivals, Messages
-from vna.errors import AnswerInvalid, RetrieveFailed, ServiceNotAccepted, StoreError
+from vna.errors import AnswerInvalid, RetrieveFailed, ServiceNotAccepted, StoreError, peers_words
 from vna.identity import FoundInstance, Receipt
 from vna.site import RemoteServer
 from vna.spool import Spool
@@ -312,7 +312,7 @@ def _take_final(retrieval: _Retrieval, response: Any) -> RetrieveFailed | None:
     retrieval.warning += counts[2]
     retrieval.most_matches = max(retrieval.most_matches, sum(counts))
     status = int(response.Status)
-    comment = str(response.ErrorComment or "")
+    comment = peers_words(str(response.ErrorComment or ""))
     if status == _SUCCESS:
         return None
     if status == _SOME_FAILED:

@@ -18,7 +18,7 @@ from vna.dimse.associations import associate, exchange, next_message, send
 from vna.dimse.gate import pause
 from vna.dimse.identifiers import encode_identifier
 from vna.dimse.node import OurNode
-from vna.errors import AnswerInvalid, MoveDestinationUnknown, RetrieveFailed
+from vna.errors import AnswerInvalid, MoveDestinationUnknown, RetrieveFailed, peers_words
 from vna.identity import FoundInstance
 from vna.site import RemoteServer
 
@@ -161,7 +161,7 @@ class _Session:
 
     def _judge(self, answer: Any) -> RetrieveFailed | None:
         """Note a success, whole or in part; return a refusal; raise where no other request can do better."""
-        status, comment = int(answer.Status), str(answer.ErrorComment or "")
+        status, comment = int(answer.Status), peers_words(str(answer.ErrorComment or ""))
         completed = answer.NumberOfCompletedSuboperations or 0
         failed = answer.NumberOfFailedSuboperations or 0
         self.completed += completed

@@ -21,7 +21,7 @@ from vna.dimse.gate import pause
 from vna.dimse.identifiers import decode_identifier, encode_identifier
 from vna.dimse.node import OurNode
 from vna.dimse.splitting import AnswersCut
-from vna.errors import AnswerInvalid, QueryFailed
+from vna.errors import AnswerInvalid, QueryFailed, peers_words
 from vna.site import RemoteServer
 
 STUDY_ROOT_FIND = UID("1.2.840.10008.5.1.4.1.2.2.1")
@@ -77,7 +77,7 @@ class _Answers(DIMSEServiceProvider):
                 answer = _Answer(
                     command=command_number(fields, _COMMAND),
                     status=command_number(fields, _STATUS),
-                    comment=fields.get(_COMMENT, b"").decode("ascii", "replace").strip("\0 "),
+                    comment=peers_words(fields.get(_COMMENT, b"").decode("ascii", "replace").rstrip("\0")),
                     identifier=bytes(self._identifier),
                 )
             except ProtocolViolation:

@@ -29,6 +29,7 @@ from vna.errors import (
     RequesterUnknown,
     ServiceNotAccepted,
     StoreError,
+    peers_words,
     where_it_happened,
 )
 from vna.site import RemoteServer
@@ -194,4 +195,4 @@ class Reporter:
         if not isinstance(answer, N_EVENT_REPORT) or answer.Status is None:
             raise ReportRefused(remote.name, None)
         if answer.Status != 0:
-            raise ReportRefused(remote.name, int(answer.Status), str(answer.ErrorComment or ""))
+            raise ReportRefused(remote.name, int(answer.Status), peers_words(str(answer.ErrorComment or "")))
