@@ -200,6 +200,7 @@ def test_a_retrieve_without_its_unique_keys_is_refused(ours: Ours) -> None:
         (STUDY_MOVE, {"StudyInstanceUID": "1.2"}),
         (PATIENT_MOVE, {"QueryRetrieveLevel": "STUDY", "StudyInstanceUID": "1.2"}),
         (PATIENT_MOVE, {"QueryRetrieveLevel": "PATIENT", "PatientID": ""}),
+        (PATIENT_MOVE, {"QueryRetrieveLevel": "PATIENT", "PatientID": "P1\\P2"}),
     ]
     ours.destinations["WS"] = remote_at(1, aet="WS")
     with asking(ours, STUDY_MOVE, PATIENT_MOVE) as association:

@@ -356,7 +356,7 @@ def _query(identifier: bytes, syntax: UID, sop_class_uid: str) -> Query:
     """The unique keys of a retrieve (PS3.4 C.4.2.2.1); raises `ValueError` with a comment for the requester."""
     keys = decode_identifier(identifier, syntax)
     is_patient_root = sop_class_uid.startswith(f"{_PATIENT_ROOT}.")
-    level = keys.get("QueryRetrieveLevel", "").strip()
+    level = keys.get("QueryRetrieveLevel", "").strip().upper()
     levels = _LEVELS if is_patient_root else _LEVELS[1:]
     if level not in levels:
         raise ValueError("QueryRetrieveLevel is none of this model")
@@ -366,7 +366,7 @@ def _query(identifier: bytes, syntax: UID, sop_class_uid: str) -> Query:
         values = [value.strip() for value in keys.get(keyword, "").split("\\") if value.strip()]
         if not values or any(set(value) & {"*", "?"} for value in values):
             raise ValueError(f"{keyword} is missing or a wildcard")
-        if above != level and len(values) > 1:
+        if len(values) > 1 and (above != level or above == "PATIENT"):  # only UIDs come as lists
             raise ValueError(f"{keyword} must have one value")
         unique[keyword] = "\\".join(values)
     return Query(level, unique, patient_root=is_patient_root)
