@@ -29,7 +29,7 @@ from vna.dimse.admission import Reason
 from vna.dimse.callers import caller_of
 from vna.dimse.listening import listen
 from vna.dimse.receiver import Receiver
-from vna.errors import PortInUse, SettingsError
+from vna.errors import DiskFull, PortInUse, SettingsError
 from vna.settings import Settings
 from vna.site import DicomServer, RemoteServer, Site, UnknownCallers, WatchedSite, publish_site
 from vna.spool import read_association
@@ -259,6 +259,23 @@ def test_a_requester_may_be_scp_for_storage_where_c_get_is_offered(tmp_path: Pat
             assert sender.store("1.2.3", b"data", context_id=1) == 0x0122 if services else True
             assert sender.store("1.2.4", b"data", context_id=5, sop_class_uid=PRIVATE_CLASS) == 0
             sender.release()
+
+
+def test_instances_that_are_refused_are_counted_by_their_status(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(_: int = 0) -> None:
+        raise DiskFull("spool", 1, 2)
+
+    with serving(tmp_path, site_of(SENDER)) as receiver:
+        sender = Sender(receiver.port)
+        assert sender.store("1.2.1", b"data") == 0
+        assert sender.store("1.2.2", b"data", context_id=3) == 0x0122
+        monkeypatch.setattr(receiver.spool, "check_space", full)
+        assert [sender.store(f"1.2.{number}", b"x" * 300_000) for number in (3, 4)] == [0xA700] * 2
+        sender.release()
+        assert receiver.counts.refused_instances == {0x0122: 1, 0xA700: 2}
+        assert receiver.counts.received_instances == 1
 
 
 # -- services

@@ -34,9 +34,9 @@ from vna.dimse.pdata import Loop, attach, chosen_loop, hang_up
 from vna.dimse.places import Limits, Places
 from vna.dimse.server_tls import ServerTls, TlsFiles
 from vna.dimse.services import Service, Services
-from vna.dimse.storing import OUT_OF_RESOURCES, PROCESSING_FAILURE, Arrivals, Messages
+from vna.dimse.storing import Arrivals, Messages
 from vna.dimse.tally import ReceiverCounts, Tally
-from vna.errors import DiskFull, SettingsError, StoreError
+from vna.errors import SettingsError
 from vna.identity import Receipt
 from vna.settings import Settings
 from vna.site import Site
@@ -299,7 +299,7 @@ class Receiver:
             lambda: self._open_folder(caller),
             lambda: caller.calling_aet,
             stored=self._on_stored,
-            refused=self._on_refused,
+            failed=self._tally.refused_instance,
         )
         messages = attach(
             association,
@@ -324,9 +324,6 @@ class Receiver:
     def _on_stored(self, receipt: Receipt) -> None:
         _log.debug("%s: instance %s, %d bytes", receipt.association, receipt.sop_instance_uid, receipt.size)
         self._tally.received(receipt.size)
-
-    def _on_refused(self, error: StoreError) -> None:
-        self._tally.refused_instance(OUT_OF_RESOURCES if isinstance(error, DiskFull) else PROCESSING_FAILURE)
 
     def _on_end(self, association: Association) -> None:
         messages = self._messages.pop(association, None)

@@ -43,7 +43,8 @@ class Arrivals:
     """What one network association brings: its folder of the spool, opened with the first instance.
 
     Not thread-safe; used by the thread that reads from the association. `stored` is told of every instance
-    once it is durable, `refused` of every error of our own disk that kept one from it.
+    once it is durable, `refused` of every error of our own disk that kept one from it, `failed` of the status of each
+    that is answered with another than success.
     """
 
     def __init__(
@@ -53,12 +54,14 @@ class Arrivals:
         *,
         stored: Callable[[Receipt], None] = lambda _: None,
         refused: Callable[[StoreError], None] = lambda _: None,
+        failed: Callable[[int], None] = lambda _: None,
     ) -> None:
         self._open_association = open_association
         self._source_aet = source_aet
         self._folder: OpenAssociation | None = None
         self.stored = stored
         self.refused = refused
+        self.failed = failed
 
     def begin(self, request: StoreRequest, transfer_syntax_uid: str) -> InstanceWriter:
         """Raises `DiskFull` or `SpoolUnusable`."""
@@ -121,6 +124,7 @@ class _Arriving:
 
     def _refuse(self, status: int, comment: str) -> None:
         self._status, self._comment = status, comment
+        self._arrivals.failed(status)
 
 
 class _Refusing:
