@@ -54,18 +54,18 @@ class KeptFolder:
 
 
 def bypass_cache(descriptor: int, *, on: bool) -> bool:
-    """Let what is written next to an open file go past the page cache (O_DIRECT); returns whether it does now.
+    """Let what is written next to a file opened for plain writing go past the page cache (O_DIRECT); returns whether
+    it does now. Addresses, lengths and offsets must then be whole blocks.
 
-    Addresses, lengths and offsets must then be whole blocks. False where the platform or file system has no such way.
+    False where the platform or the file system has no such way.
     """
     flag: int = getattr(os, "O_DIRECT", 0)
     if not flag:
         return False
     import fcntl
 
-    flags = fcntl.fcntl(descriptor, fcntl.F_GETFL)
     try:
-        fcntl.fcntl(descriptor, fcntl.F_SETFL, flags | flag if on else flags & ~flag)
+        fcntl.fcntl(descriptor, fcntl.F_SETFL, flag if on else 0)
     except OSError:
         return False
     return on
