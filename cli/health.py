@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from cli.console import HEALTH_NOTHING, say, show
 from vna.dimse.service import RunningScp, echo_ourselves, running_scp
 from vna.dimse.status import ScpStatus, read_statuses, together
-from vna.errors import BackupError, SettingsError
+from vna.errors import AssociationAborted, BackupError, SettingsError, TlsFailed
 from vna.platform import free_bytes
 from vna.settings import Settings
 from vna.site import load_site
@@ -144,10 +144,22 @@ def _answering(settings: Settings, ours: RunningScp) -> Health:
     }
     try:
         answer = echo_ourselves(settings)
+    except (TlsFailed, AssociationAborted) as error:
+        if ours.plain or (isinstance(error, TlsFailed) and error.silent):
+            return _silent(ours, facts, error)
+        # it answered, and takes its own certificate for no caller's: many are made for servers only
+        told = Finding(
+            False, f"It answers by TLS and was not asked further with its own certificate: {error}"
+        )
+        return Health(_receives(ours), receives=True, facts=facts, findings=[told])
     except BackupError as error:
-        sentence = f"The DICOM server runs as {ours.aet} on {_ports(ours)}, and does not answer."
-        return Health(sentence, receives=False, facts=facts, findings=[Finding(True, str(error))])
+        return _silent(ours, facts, error)
     return Health(_receives(ours), receives=True, facts=facts | {"seconds": answer.seconds})
+
+
+def _silent(ours: RunningScp, facts: dict[str, object], error: BackupError) -> Health:
+    sentence = f"The DICOM server runs as {ours.aet} on {_ports(ours)}, and does not answer."
+    return Health(sentence, receives=False, facts=facts, findings=[Finding(True, str(error))])
 
 
 def _receives(ours: RunningScp) -> str:

@@ -12,6 +12,10 @@ from pathlib import Path
 
 import pytest
 import trustme
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "tests" / "dimse"))
@@ -22,12 +26,14 @@ from cli.console import HEALTH_NOTHING  # noqa: E402
 from cli.findings import look  # noqa: E402
 from tests.dicom_scp.arranging_server import (  # noqa: E402
     environment,
+    free_port,
     know_the_sender,
     server,
     settings_in,
     until,
 )
 from tests.indexing.arranging import receive, study  # noqa: E402
+from vna.dimse.service import answers_itself  # noqa: E402
 from vna.dimse.status import read_statuses, together  # noqa: E402
 from vna.settings import Settings  # noqa: E402
 from vna.site import DicomServer, load_site  # noqa: E402
@@ -228,3 +234,45 @@ def test_by_tls_only_it_asks_itself_by_tls_and_tells_when_the_certificate_ends(
         )
         assert said.returncode == 0, "the home alone tells how the server was started"
         assert any("in 7 days" in str(problem) for problem in found["problems"])  # type: ignore[union-attr]
+
+
+def server_only_certificate(folder: Path) -> dict[str, Path]:
+    """A certificate with the purpose of servers only, as many authorities make them for a server."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "backupdr.example")])
+    now = datetime.datetime.now(datetime.UTC)
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - datetime.timedelta(days=1))
+        .not_valid_after(now + datetime.timedelta(days=365))
+        .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=True)
+        .sign(key, hashes.SHA256())
+    )
+    pem = certificate.public_bytes(serialization.Encoding.PEM)
+    plain, unlocked = serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    paths = {f"scp_tls_{what}": folder / f"{what}.pem" for what in ("cert", "key", "ca")}
+    paths["scp_tls_cert"].write_bytes(pem)
+    paths["scp_tls_ca"].write_bytes(pem)
+    paths["scp_tls_key"].write_bytes(key.private_bytes(serialization.Encoding.PEM, plain, unlocked))
+    return paths
+
+
+def test_a_server_that_takes_its_own_certificate_for_no_callers_is_alive_and_receives(tmp_path: Path) -> None:
+    files = server_only_certificate(tmp_path)
+    secure = settings_in(tmp_path, scp_tls_port=free_port(), scp_tls_only=True, **files)
+    with server(secure, known_only=True) as process:
+        code, found = facts(secure)
+        assert code == 0, found
+        assert found["receiving"] is True
+        assert "It answers by TLS" in health(secure).stdout
+        assert answers_itself(secure)
+        process.send_signal(signal.SIGSTOP)
+        try:
+            assert facts(secure)[0] == 1
+            assert not answers_itself(secure)
+        finally:
+            process.send_signal(signal.SIGCONT)

@@ -200,7 +200,7 @@ def _why_not(
     if opened.failure is not None:
         reason = _reason(opened.failure)
         if opened.handshaking:
-            return TlsFailed(remote.name, reason)
+            return TlsFailed(remote.name, reason, silent=isinstance(opened.failure, TimeoutError))
         return RemoteUnreachable(remote.name, remote.host, remote.port, reason)
     # a peer that refuses and closes at once may have gone when the library looks whether it is connected at all
     unread = list(association.dul.to_user_queue.queue)

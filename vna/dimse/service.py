@@ -21,7 +21,16 @@ from vna.dimse.echoing import EchoAnswer, echo
 from vna.dimse.listening import listen
 from vna.dimse.node import OurNode
 from vna.durable import write_durably
-from vna.errors import AssociationRejected, BackupError, PortInUse, ReceiverFailed, SettingsError
+from vna.errors import (
+    BackupError,
+    PeerError,
+    PeerTimeout,
+    PortInUse,
+    ReceiverFailed,
+    RemoteUnreachable,
+    SettingsError,
+    TlsFailed,
+)
 from vna.platform import is_locked, spawn_bound, take_lock
 from vna.settings import Settings
 from vna.site import RemoteServer, Tls
@@ -113,14 +122,16 @@ def echo_ourselves(settings: Settings) -> EchoAnswer:
 
 
 def answers_itself(settings: Settings) -> bool:
-    """Whether the server of this home answers at all; one that is full and says so does."""
+    """Whether the server of this home answers at all: also one that is full, or that takes no certificate of ours as
+    a caller's, says so and lives.
+    """
     try:
         echo_ourselves(settings)
-    except AssociationRejected:
-        return True
-    except BackupError as error:
+    except (RemoteUnreachable, PeerTimeout, ReceiverFailed) as error:
         _log.error("%s", error)
         return False
+    except PeerError as error:
+        return not (isinstance(error, TlsFailed) and error.silent)
     return True
 
 
