@@ -385,12 +385,12 @@ class PDataLoop:
         return self._buffer[self._start - size : self._start]
 
     def _receive(self, wanted: int) -> None:
+        self._messages.flush()  # before a byte of the buffer moves: what was fed are views into it
         if self._start == self._end:
             self._start = self._end = 0
         elif len(self._buffer) - self._end < wanted:  # only ever a few bytes of a head
             unread = bytes(self._buffer[self._start : self._end])
             self._start, self._end = 0, len(unread)
             self._buffer[: self._end] = unread
-        self._messages.flush()
         room = self._buffer[self._end :] if self._reads_ahead else self._buffer[self._end :][:wanted]
         self._end += self._line.receive(room)
