@@ -16,7 +16,7 @@ from pynetdicom.dimse_primitives import N_EVENT_REPORT
 
 from vna.dimse.commitment_information import encode_event_information
 from vna.dimse.index import InstanceIndex, Query
-from vna.identity import is_valid_uid
+from vna.identity import is_valid_uid, safe_name
 from vna.spool import CommitmentRequest, Reference, Spool, TakenCommitment
 
 STORAGE_COMMITMENT = UID("1.2.840.10008.1.20.1")
@@ -59,9 +59,10 @@ class Judge:
         with self._one_at_a_time:
             # first: what is placed after this look is in the catalog by then. An instance that came once more
             # since it was verified may be another version, so it waits too.
-            pending = self._spool.pending({instance for _, instance in references})
+            pending = self._spool.pending({instance for _, instance in references}, for_certain=True)
             if pending and not has_waited:
                 return None
+            pending |= self._set_aside({instance for _, instance in references})
             committed: list[Reference] = []
             failed: list[tuple[Reference, int]] = []
             for some in _chunks(references):
@@ -85,6 +86,22 @@ class Judge:
                 reason = PROCESSING_FAILURE if instance in known else NO_SUCH_INSTANCE
             reasons[sop_class, instance] = reason
         return reasons
+
+    def _set_aside(self, instances: set[str]) -> set[str]:
+        """Those of which a content was acknowledged that could not be placed: an older version in a storage unit does
+        not stand for it. Not so once the same content came again and is the current one.
+        """
+        contents: dict[str, set[str]] = {}
+        names = {safe_name(instance): instance for instance in instances}
+        for entry in self._spool.aside():
+            instance = names.get(safe_name(entry.sop_instance_uid))
+            if instance is not None:
+                contents.setdefault(instance, set()).add(entry.path.name.partition(".")[0])
+        return {instance for instance, digests in contents.items() if digests - self._held_contents(instance)}
+
+    def _held_contents(self, instance: str) -> set[str]:
+        held = self._index.held(Query("IMAGE", {"SOPInstanceUID": instance}))
+        return {file.dataset_sha256 for version in held for file in version.files}
 
     def _known(self, instances: set[str]) -> set[str]:
         """Those we have heard of, whatever became of their copies."""

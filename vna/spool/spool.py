@@ -186,23 +186,27 @@ class Spool:
         wanted = None if sop_instance_uids is None else {safe_name(uid) for uid in sop_instance_uids}
         return any(wanted is None or name in wanted for name in complete_names(folder))
 
-    def pending(self, sop_instance_uids: Collection[str]) -> set[str]:
+    def pending(self, sop_instance_uids: Collection[str], *, for_certain: bool = False) -> set[str]:
         """Which of these have a complete file that nobody has placed yet. Reads names only.
 
         A folder that cannot be read is passed over, and told in the log once: what it holds cannot be placed, so
         for a backup it has not come, and is asked for again. It stays where it is, and `waiting` names it.
+        `for_certain`: raises `SpoolUnusable` instead, for who must not take what is there for absent.
         """
         by_name = {safe_name(uid): uid for uid in sop_instance_uids}
         if not by_name:
             return set()
-        return {by_name[name] for _, names in self._readable() for name in names if name in by_name}
+        folders = self._readable(for_certain=for_certain)
+        return {by_name[name] for _, names in folders for name in names if name in by_name}
 
-    def _readable(self) -> Iterator[tuple[Path, list[str]]]:
+    def _readable(self, *, for_certain: bool = False) -> Iterator[tuple[Path, list[str]]]:
         """Each folder with the SOP Instance UIDs of its complete files."""
         for folder in self.folders():
             try:
                 names = list(complete_names(folder))
             except SpoolUnusable as error:
+                if for_certain:
+                    raise
                 if folder not in self._told:
                     self._told.add(folder)
                     _log.warning("%s", error)
