@@ -9,7 +9,7 @@ import time
 from benchmarks.measuring import Comparison
 from benchmarks.peers import Missing
 
-NAMES = ("retrieve", "find", "receive")
+NAMES = ("retrieve", "find", "receive", "query", "sending")
 
 
 def main() -> int:

@@ -65,7 +65,7 @@ def run_family(
                 clear_statuses(settings)
                 family.start()
                 announce()
-                where = f"receiving as {settings.scp_aet} on {settings.scp_bind}:{settings.scp_port}"
+                where = f"receiving as {settings.scp_aet} on {_ports(settings)}"
                 _log.info("%s", where)
                 tell_service_manager("READY=1", f"STATUS={where}")
                 family.mind(told)
@@ -75,6 +75,12 @@ def run_family(
             family.end()
     _log.info("stopped")
     return 0
+
+
+def _ports(settings: Settings) -> str:
+    plain = None if settings.scp_tls_only else f"{settings.scp_bind}:{settings.scp_port}"
+    tls = None if settings.scp_tls_port is None else f"{settings.scp_bind}:{settings.scp_tls_port} (TLS)"
+    return " and ".join(filter(None, (plain, tls)))
 
 
 class _Family:

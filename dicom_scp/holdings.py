@@ -4,8 +4,9 @@ The catalog is opened when it is first asked, and not before: a server that only
 and receives while the database is away. This is the only place of the server that knows of a database.
 """
 
+import logging
 import threading
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -21,6 +22,8 @@ from vna.spool import Spool
 
 if TYPE_CHECKING:
     from vna.catalog import CatalogIndex
+
+_log = logging.getLogger(__name__)
 
 
 class Holdings:
@@ -103,11 +106,23 @@ def services_of(settings: Settings, site: Callable[[], Site], spool: Spool) -> S
 
 
 def remote_called(site: Site, aet: str) -> RemoteServer | None:
-    """The registered server of this AE title, where we may send to; None for any other."""
-    return next((remote for remote in site.remotes.values() if remote.aet == aet), None)
+    """The registered server of this AE title, where we may send to; None where there is none, or more than one place
+    with it: images must not go to another's machine.
+    """
+    return _only(remote for remote in site.remotes.values() if remote.aet == aet)
 
 
 def remote_calling(site: Site, aet: str) -> RemoteServer | None:
-    """The registered server that calls us by this AE title; its own before another's further one."""
-    further = (remote for remote in site.remotes.values() if aet in remote.calling_aets)
-    return remote_called(site, aet) or next(further, None)
+    """The registered server that calls us by this AE title; its own before another's further one. None as above."""
+    if any(remote.aet == aet for remote in site.remotes.values()):
+        return remote_called(site, aet)
+    return _only(remote for remote in site.remotes.values() if aet in remote.calling_aets)
+
+
+def _only(remotes: Iterable[RemoteServer]) -> RemoteServer | None:
+    found = list(remotes)
+    if len({(remote.host, remote.port) for remote in found}) > 1:
+        names = " and ".join(remote.name for remote in found)
+        _log.warning("%s share an AE title: nobody can say which of them is meant", names)
+        return None
+    return next(iter(found), None)

@@ -74,6 +74,11 @@ class Settings(BaseSettings):
         toml = TomlConfigSettingsSource(settings_cls, toml_file=home_folder() / "backupdr.toml")
         return init_settings, env_settings, toml
 
+    @field_validator("spool", "scp_tls_cert", "scp_tls_key", "scp_tls_ca", mode="before")
+    @classmethod
+    def _path(cls, value: object) -> object:
+        return None if value == "" else value  # set to nothing in the environment is not set
+
     @field_validator("scp_aet")
     @classmethod
     def _aet(cls, value: str) -> str:

@@ -20,11 +20,13 @@ from pynetdicom.association import Association
 from pynetdicom.presentation import build_context, build_role
 
 from vna.dimse import get, move
+from vna.dimse.admission import Rules
 from vna.dimse.answering_retrieve import GetService, MoveService
 from vna.dimse.index import HeldInstance
 from vna.dimse.node import OurNode
 from vna.dimse.pdata import Loop
-from vna.dimse.receiver import Receiver
+from vna.dimse.places import Limits
+from vna.dimse.receiver import Receiver, Terms
 from vna.identity import FoundInstance
 from vna.simulated_pacs import write_studies
 from vna.site import RemoteServer
@@ -66,11 +68,19 @@ def ours(tmp_path: Path, node: OurNode, loop: Loop) -> Iterator[Ours]:
 
 
 @contextlib.contextmanager
-def serving(tmp_path: Path, index: FileIndex, node: OurNode, loop: Loop = Loop.own) -> Generator[Ours]:
+def serving(
+    tmp_path: Path,
+    index: FileIndex,
+    node: OurNode,
+    loop: Loop = Loop.own,
+    terms: Callable[[], Terms] | None = None,
+) -> Generator[Ours]:
     destinations: dict[str, RemoteServer] = {}
     services = [MoveService(index, node, destinations.get), GetService(index)]
     spool = Spool(tmp_path / "ours", reserve_bytes=0)
-    with Receiver(spool, aet="BACKUPDR", host="127.0.0.1", port=0, loop=loop, services=services) as receiver:
+    with Receiver(
+        spool, aet="BACKUPDR", host="127.0.0.1", port=0, loop=loop, services=services, terms=terms
+    ) as receiver:
         yield Ours(receiver, index, destinations)
 
 
@@ -175,6 +185,23 @@ def test_a_patient_is_moved_by_patient_root(ours: Ours) -> None:
     assert responses[-1][0].Status == 0
     assert len(scp.stored) == 4
     assert {s.sop_instance_uid for s in scp.stored} == {i.sop_instance_uid for i in study_of(ours, 1)}
+
+
+def test_who_asks_for_itself_gets_it_itself_though_another_has_its_ae_title(
+    tmp_path: Path, node: OurNode
+) -> None:
+    """Two workstations of one AE title, told apart by their addresses."""
+    kept = write_studies(tmp_path / "kept", 1, instances=2, modalities=["CT"], transfer_syntaxes=[EXPLICIT])
+    wanted = identifier("STUDY", StudyInstanceUID=kept[0].study_instance_uid)
+    with StorageScp().listening() as other_port, (asker := StorageScp()).listening() as port:
+        other = remote_at(other_port, name="a-ws", aet="ASKER", addresses=["192.0.2.9"])
+        rules = Rules(("BACKUPDR",), (other, remote_at(port, name="b-ws", aet="ASKER")))
+        terms = Terms(rules, Limits(8, 8), 131072, 60.0)
+        with serving(tmp_path, FileIndex(held_of(kept), {}), node, terms=lambda: terms) as ours:
+            ours.destinations["ASKER"] = other
+            responses = moved(ours, wanted, "ASKER")
+    assert responses[-1][0].Status == 0
+    assert len(asker.stored) == 2
 
 
 def test_only_registered_destinations_are_sent_to(ours: Ours) -> None:

@@ -44,4 +44,5 @@ __all__ = [
     "retrieve_groups",
     "send",
     "sending",
+    "unknown_callers_since",
 ]

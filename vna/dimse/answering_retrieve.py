@@ -64,8 +64,9 @@ Send = Callable[[Iterator[HeldInstance]], Iterator[tuple[HeldInstance, StoreOutc
 class MoveService:
     """C-MOVE, Patient Root and Study Root, to registered destinations only.
 
-    `destinations` gives the remote server of an AE title, None for one that is not registered. It is called by the
-    AE title of ours that the requester used.
+    `destinations` gives the remote server of an AE title, None for one that is not registered or not the only one with
+    it; a requester that asks for itself is known as whom it was admitted. The destination is called by the AE title of
+    ours that the requester used.
     """
 
     sop_classes = frozenset({f"{_PATIENT_ROOT}.2", f"{_STUDY_ROOT}.2"})
@@ -78,12 +79,13 @@ class MoveService:
     def serve(self, association: Association, message: Any, context: PresentationContext) -> None:
         """Answer one C-MOVE request."""
         title = str(message.MoveDestination or "").strip()
-        remote = self._destinations(title)
+        caller = caller_of(association)
+        asks_for_itself = caller.remote is not None and caller.remote.aet == title
+        remote = caller.remote if asks_for_itself else self._destinations(title)
         with _requested(association, message, context, f"C-MOVE to {title!r}", _C_MOVE_RSP) as request:
             if remote is None:
                 request.refuse(DESTINATION_UNKNOWN, "the move destination is not registered here")
                 return
-            caller = caller_of(association)
             node = replace(self._node, aet=caller.called_aet)
             originator = caller.calling_aet, request.message_id
             with sending(remote, node) as destination:
