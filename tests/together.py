@@ -1,7 +1,7 @@
-"""All tests, in sessions side by side: the kills, the rest of the whole chain, and all others.
+"""All tests, in sessions side by side: the kills, the rest of the whole chain, the network, and all others.
 
 `python -m tests.together [options]`. Sources that lie and processes that are killed are waited for more than worked
-for, so three sessions take little longer than the longest. The reports follow one another; the exit code is that
+for, so the sessions take little longer than the longest. The reports follow one another; the exit code is that
 of whichever failed.
 """
 
@@ -11,8 +11,9 @@ import sys
 import tempfile
 from typing import IO
 
-FIRST = ["--ignore=tests/chain"]
-BESIDE = (["tests/chain/test_kills.py"], ["tests/chain", "--ignore=tests/chain/test_kills.py"])
+NETWORK = ["tests/dimse", "tests/dicom_scp"]
+FIRST = ["--ignore=tests/chain", *(f"--ignore={folder}" for folder in NETWORK)]
+BESIDE = (["tests/chain/test_kills.py"], ["tests/chain", "--ignore=tests/chain/test_kills.py"], NETWORK)
 
 
 def main(options: list[str]) -> int:
