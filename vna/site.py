@@ -241,13 +241,14 @@ def unsolicited_unit(settings: Settings, site: Site) -> str:
 class WatchedSite:
     """The published site as it is now, for a service that stays running; used by any thread.
 
-    `site.json` is looked at at most once a second. One that cannot be used leaves the last good one in use, also over
-    a restart (it is kept as `site.last-good.json`), and `problem` says why; raises `SettingsError` only where there
-    never was a good one.
+    `site.json` is looked at every `look_seconds` at most. One that cannot be used leaves the last good one in use,
+    also over a restart (it is kept as `site.last-good.json`), and `problem` says why; raises `SettingsError` only where
+    there never was a good one.
     """
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, look_seconds: float = 1.0) -> None:
         self._settings = settings
+        self._look_seconds = look_seconds
         self._lock = threading.Lock()
         self._look_at = 0.0
         self._stamp: tuple[int, int, int] | None = None
@@ -263,7 +264,7 @@ class WatchedSite:
         with self._lock:
             now = time.monotonic()
             if now >= self._look_at:
-                self._look_at = now + 1.0
+                self._look_at = now + self._look_seconds
                 self._look()
             return self._site
 

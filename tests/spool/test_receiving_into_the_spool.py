@@ -169,7 +169,7 @@ def test_every_step_happens_in_the_order_of_the_contract(
     spool: Spool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     steps: list[str] = []
-    fsync, rename = os.fsync, os.rename
+    fsync, rename = os.fsync, os.replace
     with open_association(spool) as association:
         writer = association.begin(CT, "1.2.3", EXPLICIT, "CT_1")
 
@@ -182,7 +182,7 @@ def test_every_step_happens_in_the_order_of_the_contract(
             rename(path, target)
 
         monkeypatch.setattr("os.fsync", seen_fsync)
-        monkeypatch.setattr("os.rename", seen_rename)
+        monkeypatch.setattr("os.replace", seen_rename)
         writer.commit()
         monkeypatch.undo()
     assert steps == ["file", "rename", "folder"]

@@ -15,13 +15,13 @@ from pathlib import Path
 
 from vna.catalog import Catalog
 from vna.checkpoints import checkpoint
-from vna.errors import BackupError, CatalogUnavailable, SpoolUnusable
+from vna.errors import BackupError, CatalogUnavailable, ReaderFailed, SpoolUnusable, where_it_happened
 from vna.indexing.placement import replay_study
 from vna.indexing.placer import BATCH_FILES, Pass, Placer
 from vna.indexing.reader import IdentityReader, shared_reader
 from vna.platform import HeldLock
 from vna.settings import Settings
-from vna.site import Site, UnitDefinition, load_site, unsolicited_unit
+from vna.site import Site, UnitDefinition, WatchedSite, unsolicited_unit
 from vna.spool import Spool
 from vna.storage import StorageUnit, open_unit
 
@@ -53,6 +53,7 @@ class Indexer:
         self._own_catalog = catalog is None
         self._migrating = threading.Lock()
         self._is_migrated = False
+        self._watched: WatchedSite | None = None
         self._reader = reader or shared_reader()
         self._ahead = ThreadPoolExecutor(1, thread_name_prefix="read-ahead")
         self._units: dict[UnitDefinition, StorageUnit] = {}
@@ -76,7 +77,7 @@ class Indexer:
     # -- going on and on
 
     def run(self, stop: threading.Event) -> None:
-        """Index until `stop` is set. Nothing that fails ends it; all is tried again."""
+        """Index until `stop` is set. Nothing that fails ends it; all is tried again, after a growing pause."""
         self._stop = stop
         pause = _IDLE_SECONDS[0]
         prepared = False
@@ -86,8 +87,8 @@ class Indexer:
                     self.prepare()
                     prepared = True
                 done = self.run_once(patient=True)
-            except BackupError as error:
-                self._tell(error)
+            except Exception as error:  # noqa: BLE001 - who would place anything if this ended?
+                self._tell(error if isinstance(error, BackupError) else _story("a pass", error))
                 pause = min(max(2 * pause, _RETRY_SECONDS[0]), _RETRY_SECONDS[1] / 4)
             else:
                 busy = done.placed + done.set_aside
@@ -116,7 +117,7 @@ class Indexer:
         Only studies whose manifests changed since the catalog last heard of their unit are looked at.
         """
         self.migrate()
-        for definition in load_site(self._settings).units.values():
+        for definition in self._site().units.values():
             try:
                 unit = self._unit(definition)
                 unit.sweep()
@@ -125,6 +126,20 @@ class Indexer:
                 raise
             except BackupError as error:
                 self._tell(error)
+            except Exception as error:  # noqa: BLE001 - one unit must not stop the others, whatever it is
+                self._tell(_story(f"storage unit {definition.name}", error))
+
+    def _site(self) -> Site:
+        """As the DICOM server sees it: the last good one where `site.json` is damaged or gone.
+
+        Raises `SettingsError` only where there never was a good one.
+        """
+        if self._watched is None:
+            self._watched = WatchedSite(self._settings, look_seconds=0.0)
+        site = self._watched()
+        if self._watched.problem:
+            self._tell(f"{self._watched.problem} The last good one stays in use.")
+        return site
 
     def _replay(self, unit: StorageUnit) -> None:
         told = self._catalog.last_told(unit.name)
@@ -149,7 +164,7 @@ class Indexer:
         """
         done = Pass()
         self._sweep_expectations()
-        site = load_site(self._settings)
+        site = self._site()
         placer = self._placer(site)
         seen: set[Path] = set()
         for folder in self._spool.folders():
@@ -159,22 +174,38 @@ class Indexer:
             if patient and self._waits(folder):
                 continue
             before = done.failed
-            if self._look_into(folder, only, done) and not self._is_hopeless(folder, site, done):
-                self._work_on(folder, placer, only, done)
+            self._visit(folder, placer, site, only, done)
             if patient:
                 self._remember(folder, failed=done.failed > before)
         for gone in [folder for folder in self._waiting if folder not in seen] if patient else ():
             del self._waiting[gone]
         return done
 
+    def _visit(
+        self, folder: Path, placer: Placer, site: Site, only: Collection[str] | None, done: Pass
+    ) -> None:
+        """Look into a folder and do what is to be done; one that fails, in whatever way, stops no other."""
+        try:
+            if self._look_into(folder, only, done) and not self._is_hopeless(folder, site, done):
+                self._work_on(folder, placer, only, done)
+        except (CatalogUnavailable, ReaderFailed):
+            raise
+        except BackupError as error:
+            self._postpone(error, done)
+        except Exception as error:  # noqa: BLE001 - the folders behind it wait for it otherwise, for ever
+            self._tell(_story(f"folder {folder.name} of the spool", error))
+            reason = f"placing what it holds failed ({type(error).__name__}); the log tells where"
+            self._postpone(SpoolUnusable(str(folder), reason), done)
+
     def _placer(self, site: Site) -> Placer:
+        implied = unsolicited_unit(self._settings, site)
         return Placer(
             spool=self._spool,
             catalog=self._catalog,
             reader=self._reader,
             ahead=self._ahead,
             unit=lambda name: self._unit(site.unit(name)),
-            default_unit=unsolicited_unit(self._settings, site),
+            default_unit=lambda remembered: remembered if remembered in site.units else implied,
             stop=self._stop,
             tell=self._tell,
         )
@@ -210,17 +241,14 @@ class Indexer:
         return True
 
     def _work_on(self, folder: Path, placer: Placer, only: Collection[str] | None, done: Pass) -> None:
-        """Place what a folder holds, unless another indexer does; a folder that fails stops no other."""
-        try:
-            lock = self._spool.lock_for_indexing(folder)
-            if lock is None:
-                return
-            with lock:
-                if self._spool.has_received(folder, only):
-                    placer.empty(folder, done)
-                self._sweep(folder, lock)
-        except SpoolUnusable as error:
-            self._postpone(error, done)
+        """Place what a folder holds, unless another indexer does."""
+        lock = self._spool.lock_for_indexing(folder)
+        if lock is None:
+            return
+        with lock:
+            if self._spool.has_received(folder, only):
+                placer.empty(folder, done)
+            self._sweep(folder, lock)
 
     def _is_left_over(self, folder: Path) -> bool:
         """Whether only its removal is missing: nothing complete in it, and nobody fills it.
@@ -248,7 +276,7 @@ class Indexer:
     # -- folders that are done, and folders that wait
 
     def _sweep(self, folder: Path, lock: HeldLock) -> None:
-        with contextlib.suppress(OSError):  # it stays for the next pass
+        with contextlib.suppress(SpoolUnusable):  # it stays for the next pass
             if self._spool.sweep(folder, lock):
                 checkpoint("place.folder_removed")
 
@@ -282,3 +310,7 @@ class Indexer:
                 self._told.clear()
             self._told.add(text)
             _log.warning("%s", text)
+
+
+def _story(what: str, error: Exception) -> str:
+    return f"{what}: something nobody thought of; all is tried again later\n{where_it_happened(error)}"

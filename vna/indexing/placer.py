@@ -60,7 +60,7 @@ class Pass:
 @dataclass(frozen=True)
 class Placer:
     """One pass's way of emptying folders. `unit`: opens a storage unit by its name; `default_unit`: where what
-    nobody expects belongs; `tell`: says a problem once.
+    nobody expects belongs, given the unit that was remembered at its reception; `tell`: says a problem once.
     """
 
     spool: Spool
@@ -68,7 +68,7 @@ class Placer:
     reader: IdentityReader
     ahead: Executor
     unit: Callable[[str], StorageUnit]
-    default_unit: str
+    default_unit: Callable[[str], str]
     stop: threading.Event
     tell: Callable[[BackupError | str], None]
 
@@ -84,9 +84,8 @@ class Placer:
             studies = self._identify(batch, readings, association, done)
             failed = self._place(studies, folder, association)
             for study in studies:
-                error = failed.get(_uid(study))
+                error = failed.get(_uid(study)) or self._unlink(study)
                 if error is None:
-                    self._unlink(study)
                     done.placed += len(study)
                 elif isinstance(error, SourceDiffers):
                     self._set_aside_damaged(study, association, error, done)
@@ -164,7 +163,7 @@ class Placer:
         for study in studies:
             self._tell_invalid_uids(study)
             try:
-                for unit, runs in self._wanted_by(_uid(study), folder).items():
+                for unit, runs in self._wanted_by(_uid(study), folder, association).items():
                     by_unit[unit].append(WantedStudy(study, runs))
             except SpoolUnusable as error:
                 failed[_uid(study)] = error
@@ -203,17 +202,24 @@ class Placer:
             return PlacingFailed(uid, type(error).__name__)
         return None
 
-    def _unlink(self, study: list[IdentifiedFile]) -> None:
-        for file in study:
-            self.spool.remove_received(file.received)
-            checkpoint("place.unlinked")
+    def _unlink(self, study: list[IdentifiedFile]) -> SpoolUnusable | None:
+        """Placed is placed; a folder that lets nothing go does not hold up what else is in it."""
+        try:
+            for file in study:
+                self.spool.remove_received(file.received)
+                checkpoint("place.unlinked")
+        except SpoolUnusable as error:
+            return error
+        return None
 
-    def _wanted_by(self, study_instance_uid: str, folder: Path) -> dict[str, set[str]]:
+    def _wanted_by(
+        self, study_instance_uid: str, folder: Path, association: AssociationRecord
+    ) -> dict[str, set[str]]:
         """Unit → the runs that expected the study there; the default unit and no run if nobody did."""
         wanted: defaultdict[str, set[str]] = defaultdict(set)
         for expectation in self.spool.expectations(study_instance_uid, folder):
             wanted[expectation.unit].add(expectation.run)
-        return wanted or {self.default_unit: {""}}
+        return wanted or {self.default_unit(association.unit): {""}}
 
     def _tell_invalid_uids(self, study: list[IdentifiedFile]) -> None:
         for file in study:
@@ -249,6 +255,8 @@ class Placer:
     ) -> None:
         identity = reading.identity
         try:
+            if self.spool.is_replaced(file):
+                return  # by the same instance sent again: what is there now is looked at in the next pass
             self.spool.set_aside(
                 file.path,
                 dataset_sha256=file.dataset_sha256,

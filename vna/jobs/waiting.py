@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable
 
+from vna.errors import SpoolUnusable
 from vna.site import RemoteServer
 from vna.spool import Spool, read_association
 
@@ -57,6 +58,6 @@ def _received(spool: Spool, remote: RemoteServer) -> dict[str, int]:
             if spool.is_open(folder):
                 times = [entry.stat().st_mtime_ns for entry in (folder, *folder.iterdir())]
                 open_now[folder.name] = max(times)
-        except (OSError, ValueError):  # closed and removed while we looked
+        except (OSError, ValueError, SpoolUnusable):  # closed and removed while we looked
             continue
     return open_now

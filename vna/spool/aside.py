@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import datetime
+import errno
 import hashlib
 import json
 import os
@@ -55,23 +56,25 @@ class Aside:
         if not _SHA256.match(dataset_sha256):
             raise ValueError(f"{dataset_sha256!r} is no SHA-256 in hex")
         make_folder(self._folder)
-        target, is_there = self._target(dataset_sha256)
-        entry = AsideEntry(
-            sop_instance_uid=sop_instance_uid,
-            reason=reason,
-            path=target,
-            study_instance_uid=study_instance_uid,
-            calling_aet=association.calling_aet if association else "",
-            at=datetime.datetime.now(datetime.UTC).isoformat(timespec="microseconds"),
-            association=association.ulid if association else "",
-        )
-        self._describe(entry, dataset_sha256)
-        checkpoint("aside.described")
-        if not is_there and file_path.exists():
-            _link_or_copy(file_path, target)
+        while True:
+            target, is_there = self._target(dataset_sha256)
+            entry = AsideEntry(
+                sop_instance_uid=sop_instance_uid,
+                reason=reason,
+                path=target,
+                study_instance_uid=study_instance_uid,
+                calling_aet=association.calling_aet if association else "",
+                at=datetime.datetime.now(datetime.UTC).isoformat(timespec="microseconds"),
+                association=association.ulid if association else "",
+            )
+            self._describe(entry, dataset_sha256)
+            checkpoint("aside.described")
+            if is_there or _move(file_path, target):
+                break
         sync_folder(self._folder)
         checkpoint("aside.linked")
-        file_path.unlink(missing_ok=True)
+        if is_there:
+            file_path.unlink(missing_ok=True)
         sync_folder(file_path.parent)
         checkpoint("aside.unlinked")
         return entry
@@ -127,18 +130,40 @@ class Aside:
             raise ValueError("it lacks a field") from error
 
 
-def _link_or_copy(source: Path, target: Path) -> None:
+def _move(source: Path, target: Path) -> bool:
+    """Move whatever has the name `source` now; False if another indexer made `target` meanwhile.
+
+    One rename, because a receiver may give the name to the same instance anew at any moment: with a link and an unlink
+    one file would come here and another one go.
+    """
+    if not source.exists():
+        return True
     try:
-        os.link(source, target)
-    except FileExistsError:  # another indexer was quicker with the same content
-        return
-    except OSError:  # a file system without links
-        temporary = target.with_suffix(f".{os.getpid()}.tmp")
-        with source.open("rb") as original, temporary.open("wb") as copy:
-            shutil.copyfileobj(original, copy, 2**20)
-            copy.flush()
-            os.fsync(copy.fileno())
-        temporary.replace(target)
+        os.close(os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o640))
+    except FileExistsError:
+        return False
+    try:
+        source.replace(target)
+    except FileNotFoundError:
+        target.unlink()
+    except OSError as error:
+        if error.errno != errno.EXDEV:
+            target.unlink()
+            raise
+        _copy(source, target)
+        source.unlink()
+    return True
+
+
+def _copy(source: Path, target: Path) -> None:
+    """For a folder `aside` that people put on another disk."""
+    temporary = target.with_suffix(f".{os.getpid()}.tmp")
+    with source.open("rb") as original, temporary.open("wb") as copy:
+        shutil.copyfileobj(original, copy, 2**20)
+        copy.flush()
+        os.fsync(copy.fileno())
+    temporary.replace(target)
+    sync_folder(target.parent)
 
 
 def _dataset_digest(path: Path) -> str:

@@ -2,12 +2,14 @@
 
 import dataclasses
 import json
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vna.checkpoints import checkpoint
 from vna.durable import write_durably
+from vna.errors import SpoolUnusable
 from vna.platform import HeldLock, KeptFolder, sync_folder, try_lock
 from vna.spool.refusals import as_spool_error
 from vna.spool.writing import InstanceWriter
@@ -19,12 +21,15 @@ RECORD_NAME = "association.json"
 RECEIVING_LOCK = "receiving.lock"
 INDEXER_LOCK = "indexer.lock"
 
+_log = logging.getLogger(__name__)
+
 
 @dataclass(frozen=True, slots=True)
 class AssociationRecord:
     """Who sent, to whom and when; `opened_at` is UTC in ISO 8601, `listener` the service that received.
 
-    `server` and `episode` name a recovery listener's server and recovery, empty otherwise.
+    `server` and `episode` name a recovery listener's server and recovery, empty otherwise. `unit` is the storage unit
+    that what nobody expects belonged to at that time, empty where it was not told.
     """
 
     ulid: str
@@ -36,6 +41,7 @@ class AssociationRecord:
     listener: str
     server: str = ""
     episode: str = ""
+    unit: str = ""
 
 
 def read_association(folder: Path) -> AssociationRecord:
@@ -74,6 +80,7 @@ class OpenAssociation:
             self._kept,
             f"{self._begun:06d}.part",
             self.spool.check_space,
+            self.spool.count,
             sop_class_uid=sop_class_uid,
             sop_instance_uid=sop_instance_uid,
             transfer_syntax_uid=transfer_syntax_uid,
@@ -81,10 +88,17 @@ class OpenAssociation:
         )
 
     def close(self) -> None:
-        """Let go of the folder; what is complete in it stays."""
-        self._kept.close()
-        self._lock.release()
-        self.spool.sweep(self.path)
+        """Let go of the folder; what is complete in it stays.
+
+        Never raises for tidying: everything received is durable, and what cannot be tidied now is left to the indexer.
+        """
+        for let_go in (self._kept.close, self._lock.release, lambda: self.spool.sweep(self.path)):
+            try:
+                let_go()
+            except (OSError, SpoolUnusable) as error:
+                _log.warning(
+                    "%s was not tidied after its association, the indexer will: %s", self.path, error
+                )
 
     def __enter__(self) -> "OpenAssociation":
         return self

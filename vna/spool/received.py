@@ -18,6 +18,7 @@ _NAME = re.compile(r"(?P<sop>.+?)\.(?P<sha>[0-9a-f]{64})(\.[0-9]+)?\.dcm\Z")
 class ReceivedFile:
     """One instance that was acknowledged, or could have been; `size` in bytes, header included.
 
+    `stamp` tells it from the same instance received once more, which takes over the name.
     `sop_instance_uid` is the command's as the file name tells it: an invalid one reads `invalid-…`, and the
     true one is in the File Meta Information.
     """
@@ -26,6 +27,7 @@ class ReceivedFile:
     sop_instance_uid: str
     dataset_sha256: str
     size: int
+    stamp: tuple[int, int]
 
 
 def received_name(safe_sop_instance_uid: str, dataset_sha256: str, number: int = 1) -> str:
@@ -47,10 +49,10 @@ def complete_files(folder: Path) -> Iterator[ReceivedFile]:
             if (found := _NAME.match(entry.name)) is None:
                 continue
             try:
-                size = entry.stat(follow_symlinks=False).st_size
+                facts = entry.stat(follow_symlinks=False)
             except FileNotFoundError:  # placed and removed while we looked
                 continue
-            yield ReceivedFile(Path(entry.path), found["sop"], found["sha"], size)
+            yield _received(Path(entry.path), found, facts)
 
 
 def received_after(folder: Path, after: str, most: int) -> list[ReceivedFile]:
@@ -60,13 +62,30 @@ def received_after(folder: Path, after: str, most: int) -> list[ReceivedFile]:
         return [file for name in names if (file := _facts(folder / name)) is not None]
 
 
+def is_replaced(file: ReceivedFile) -> bool:
+    """Whether its name is another file's by now, or nobody's. Raises `OSError`."""
+    try:
+        facts = file.path.stat(follow_symlinks=False)
+    except FileNotFoundError:
+        return True
+    return _stamp(facts) != file.stamp
+
+
 def _facts(path: Path) -> ReceivedFile | None:
     found = _NAME.match(path.name)
     try:
-        size = path.stat(follow_symlinks=False).st_size
+        facts = path.stat(follow_symlinks=False)
     except FileNotFoundError:  # placed and removed while we looked
         return None
-    return ReceivedFile(path, found["sop"], found["sha"], size) if found else None
+    return _received(path, found, facts) if found else None
+
+
+def _received(path: Path, name: re.Match[str], facts: os.stat_result) -> ReceivedFile:
+    return ReceivedFile(path, name["sop"], name["sha"], facts.st_size, _stamp(facts))
+
+
+def _stamp(facts: os.stat_result) -> tuple[int, int]:
+    return facts.st_ino, facts.st_mtime_ns
 
 
 def _names(folder: Path) -> Iterator[str]:

@@ -1,10 +1,21 @@
 """What an operating system's refusal means for the spool."""
 
 import contextlib
-from collections.abc import Generator
+import functools
+from collections.abc import Callable, Generator
 from pathlib import Path
+from typing import Concatenate, ParamSpec, Protocol, TypeVar
 
 from vna.errors import SpoolUnusable
+
+
+class _OfSpool(Protocol):
+    path: Path
+
+
+_S = TypeVar("_S", bound=_OfSpool)
+_P = ParamSpec("_P")
+_R = TypeVar("_R")
 
 
 @contextlib.contextmanager
@@ -14,3 +25,17 @@ def as_spool_error(path: Path) -> Generator[None]:
         yield
     except OSError as error:
         raise SpoolUnusable(str(path), error.strerror or str(error)) from error
+
+
+def refusing(method: Callable[Concatenate[_S, _P], _R]) -> Callable[Concatenate[_S, _P], _R]:
+    """A method of the spool whose `OSError` is `SpoolUnusable`, naming the folder that it was asked about."""
+
+    @functools.wraps(method)
+    def call(spool: _S, /, *args: _P.args, **kwargs: _P.kwargs) -> _R:
+        try:
+            return method(spool, *args, **kwargs)
+        except OSError as error:
+            asked = next((argument for argument in args if isinstance(argument, Path)), spool.path)
+            raise SpoolUnusable(str(asked), error.strerror or str(error)) from error
+
+    return call

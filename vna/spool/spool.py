@@ -33,8 +33,8 @@ from vna.spool.associations import (
     open_folder,
 )
 from vna.spool.expectations import Expectation, Expectations
-from vna.spool.received import ReceivedFile, complete_files, complete_names, received_after
-from vna.spool.refusals import as_spool_error
+from vna.spool.received import ReceivedFile, complete_files, complete_names, is_replaced, received_after
+from vna.spool.refusals import refusing
 from vna.spool.space import Reserve
 
 _ULID = re.compile(r"[0-7][0-9A-HJKMNP-TV-Z]{25}\Z")
@@ -56,8 +56,9 @@ class Waiting:
 
 
 class Spool:
-    """The spool at `path`. Holds no state of its own: any number of processes may use the same folder.
+    """The spool at `path`. Holds no state that others need: any number of processes may use the same folder.
 
+    Where the disk refuses, every method raises `SpoolUnusable`.
     `reserve_bytes` = free space that is always kept; by default the larger of 2 GiB and 2 %.
     """
 
@@ -70,20 +71,21 @@ class Spool:
 
     # -- whether it can be used
 
+    @refusing
     def prepare(self) -> None:
         """Make the folder if absent. Raises `SpoolUnusable` if it is no folder on a local, writable disk."""
-        with as_spool_error(self.path):
-            make_folder(self.path)
-            if (kind := file_system_kind(self.path)) in NETWORK_FILE_SYSTEMS:
-                raise SpoolUnusable(
-                    str(self.path), f"it is on a network file system ({kind}); move it to a local disk"
-                )
-            probe = self.path / f".writable.{os.getpid()}"
-            probe.write_bytes(b"")
-            probe.unlink()
-            for folder in ("expect", "aside"):
-                sweep_temporaries(self.path / folder)
+        make_folder(self.path)
+        if (kind := file_system_kind(self.path)) in NETWORK_FILE_SYSTEMS:
+            raise SpoolUnusable(
+                str(self.path), f"it is on a network file system ({kind}); move it to a local disk"
+            )
+        probe = self.path / f".writable.{os.getpid()}"
+        probe.write_bytes(b"")
+        probe.unlink()
+        for folder in ("expect", "aside"):
+            sweep_temporaries(self.path / folder)
 
+    @refusing
     def check(self) -> None:
         """As `prepare`, and also raise for an expectation that cannot be read: its study would go astray."""
         self.prepare()
@@ -93,24 +95,29 @@ class Spool:
             )
 
     @property
+    @refusing
     def reserve(self) -> int:
         """Free space that is always kept, in bytes."""
-        with as_spool_error(self.path):
-            return self._reserve.bytes_kept()
+        return self._reserve.bytes_kept()
 
+    @refusing
     def check_space(self, about_to_write: int = 0) -> None:
         """Raise `DiskFull` if less than the reserve would be free after writing that many bytes."""
-        with as_spool_error(self.path):
-            self._reserve.check(about_to_write)
+        self._reserve.check(about_to_write)
 
+    def count(self, about_to_write: int) -> int:
+        """How many bytes all writers of this object have written since the last `check_space`, and will with these."""
+        return self._reserve.count(about_to_write)
+
+    @refusing
     def may_pull(self) -> None:
         """Raise `DiskFull` if less than twice the reserve is free: what is being sent to us comes first."""
-        with as_spool_error(self.path):
-            make_folder(self.path)
-            self._reserve.check(times=2)
+        make_folder(self.path)
+        self._reserve.check(times=2)
 
     # -- receiving
 
+    @refusing
     def open_association(
         self,
         *,
@@ -121,10 +128,13 @@ class Spool:
         tls_subject: str = "",
         server: str = "",
         episode: str = "",
+        unit: str = "",
     ) -> OpenAssociation:
-        """A new association's folder, locked and durable, with its record in it; a context manager."""
-        with as_spool_error(self.path):
-            make_folder(self.path)
+        """A new association's folder, locked and durable, with its record in it; a context manager.
+
+        `unit` = the storage unit for what nobody expects, as it is now (`vna.site.unsolicited_unit`).
+        """
+        make_folder(self.path)
         for _ in range(_OPEN_ATTEMPTS):
             record = AssociationRecord(
                 ulid=str(ULID()),
@@ -136,6 +146,7 @@ class Spool:
                 listener=listener,
                 server=server,
                 episode=episode,
+                unit=unit,
             )
             if (opened := open_folder(self, record)) is not None:
                 return opened
@@ -159,18 +170,22 @@ class Spool:
         """When the association of a folder was opened, in seconds since 1970, as its name tells."""
         return ULID.from_str(folder.name).timestamp
 
+    @refusing
     def has_record(self, folder: Path) -> bool:
         """Whether its association was opened in full: from then on its lock tells who fills it."""
         return (folder / RECORD_NAME).exists()
 
+    @refusing
     def is_open(self, folder: Path) -> bool:
         """Whether a living receiver may still add to this folder."""
         return is_locked(folder / RECEIVING_LOCK)
 
+    @refusing
     def received(self, folder: Path) -> list[ReceivedFile]:
         """The complete files of a folder by name; none if it is gone. Raises `SpoolUnusable` naming it."""
         return sorted(complete_files(folder), key=lambda file: file.path.name)
 
+    @refusing
     def page(self, folder: Path, after: str = "", most: int = 4096) -> list[ReceivedFile]:
         """The first complete files by name behind the name `after`: a folder of any size in bounded memory.
 
@@ -178,6 +193,12 @@ class Spool:
         """
         return received_after(folder, after, most)
 
+    @refusing
+    def is_replaced(self, file: ReceivedFile) -> bool:
+        """Whether a receiver gave its name to the same instance once more since we looked, or it is gone."""
+        return is_replaced(file)
+
+    @refusing
     def has_received(self, folder: Path, sop_instance_uids: Collection[str] | None = None) -> bool:
         """Whether there is a complete file in a folder, of these SOP Instance UIDs if some are given.
 
@@ -186,6 +207,7 @@ class Spool:
         wanted = None if sop_instance_uids is None else {safe_name(uid) for uid in sop_instance_uids}
         return any(wanted is None or name in wanted for name in complete_names(folder))
 
+    @refusing
     def pending(self, sop_instance_uids: Collection[str], *, for_certain: bool = False) -> set[str]:
         """Which of these have a complete file that nobody has placed yet. Reads names only.
 
@@ -213,6 +235,7 @@ class Spool:
                 continue
             yield folder, names
 
+    @refusing
     def holding(self, sop_instance_uids: Collection[str]) -> dict[Path, int]:
         """The folders with a complete file of any of these, each with how many complete files it has in all."""
         wanted = {safe_name(uid) for uid in sop_instance_uids}
@@ -222,6 +245,7 @@ class Spool:
                 found[folder] = len(names)
         return found
 
+    @refusing
     def waiting(self) -> Waiting:
         """All that waits to be placed. Reads names only."""
         files = 0
@@ -239,49 +263,52 @@ class Spool:
 
     # -- expectations
 
+    @refusing
     def expect(self, expectation: Expectation) -> None:
         """Say, durably, where instances of a study belong."""
-        with as_spool_error(self.path):
-            self._expectations.add(expectation)
+        self._expectations.add(expectation)
 
+    @refusing
     def expectations(self, study_instance_uid: str, folder: Path | None = None) -> list[Expectation]:
         """What was expected of a study when the association of this folder was opened, or is expected now.
 
         An unreadable file is passed over here and told by `check`.
         """
         at = time.time() if folder is None else self.opened_at(folder)
-        with as_spool_error(self.path):
-            return self._expectations.of_study(study_instance_uid, at)
+        return self._expectations.of_study(study_instance_uid, at)
 
+    @refusing
     def sweep_expectations(self) -> int:
         """Remove expectations that can hold for nothing any more, and return how many.
 
         Expired is not enough: what came before and waits, because its unit is away, still belongs to them.
         """
-        with as_spool_error(self.path):
-            return self._expectations.sweep_expired(time.time(), self._oldest)
+        return self._expectations.sweep_expired(time.time(), self._oldest)
 
     def _oldest(self) -> float:
         return min(map(self.opened_at, self.folders()), default=time.time())
 
+    @refusing
     def forget(self, study_instance_uid: str, run: str) -> None:
         """The run expects nothing more of this study."""
         self._expectations.remove(study_instance_uid, run)
 
     # -- taking away
 
+    @refusing
     def lock_for_indexing(self, folder: Path) -> HeldLock | None:
         """The right to place what a folder holds; None if another has it or the folder is gone.
 
         Raises `SpoolUnusable` if the folder refuses.
         """
-        with as_spool_error(folder):
-            return _lock_in(folder, INDEXER_LOCK)
+        return _lock_in(folder, INDEXER_LOCK)
 
+    @refusing
     def remove_received(self, file: ReceivedFile) -> None:
         """Unlink a file that is safe elsewhere; already gone is fine."""
         file.path.unlink(missing_ok=True)
 
+    @refusing
     def sweep(self, folder: Path, indexing: HeldLock | None = None) -> bool:
         """Remove what an ended association left half-written, and the folder if nothing else is in it.
 
@@ -302,6 +329,7 @@ class Spool:
                 if own is not None:
                     own.release()
 
+    @refusing
     def set_aside(
         self,
         file_path: Path,
@@ -313,16 +341,16 @@ class Spool:
         study_instance_uid: str = "",
     ) -> AsideEntry:
         """Move a received file that cannot be placed to `aside/`, durably, kept once by content; may be repeated."""
-        with as_spool_error(self.path):
-            return self._aside.take(
-                file_path,
-                dataset_sha256=dataset_sha256,
-                sop_instance_uid=sop_instance_uid,
-                reason=reason,
-                association=association,
-                study_instance_uid=study_instance_uid,
-            )
+        return self._aside.take(
+            file_path,
+            dataset_sha256=dataset_sha256,
+            sop_instance_uid=sop_instance_uid,
+            reason=reason,
+            association=association,
+            study_instance_uid=study_instance_uid,
+        )
 
+    @refusing
     def aside(self) -> list[AsideEntry]:
         """All that was set aside, oldest first."""
         return self._aside.entries()

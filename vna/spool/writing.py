@@ -8,15 +8,16 @@ from collections.abc import Callable
 from pathlib import Path
 
 from vna.checkpoints import checkpoint
-from vna.errors import DiskFull, SpoolUnusable
+from vna.errors import DatasetUnreadable, DiskFull, SpoolUnusable
 from vna.identity import Receipt, safe_name
 from vna.platform import KeptFolder, free_bytes
 from vna.spool.digest import Digest
 from vna.spool.header import dataset_offset, encode_header
 from vna.spool.newfile import NewFile
 from vna.spool.received import received_name
+from vna.spool.space import CHECK_EVERY
 
-CHECK_EVERY = 64 * 2**20
+SYNC_EVERY = 64 * 2**20
 _NO_SPACE = {errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)}
 
 
@@ -33,6 +34,7 @@ class InstanceWriter:
         kept: KeptFolder,
         part_name: str,
         check_space: Callable[[int], None],
+        count: Callable[[int], int],
         *,
         sop_class_uid: str,
         sop_instance_uid: str,
@@ -46,9 +48,10 @@ class InstanceWriter:
         self._kept = kept
         self._part = os.path.join(folder, part_name)  # noqa: PTH118 - a Path costs as much as a system call here
         self._check_space = check_space
+        self._count = count
         self._header = encode_header(sop_class_uid, sop_instance_uid, transfer_syntax_uid, source_aet)
         self._digest = Digest()
-        self._check_at = CHECK_EVERY
+        self._sync_at = SYNC_EVERY
         self._is_whole = False
         try:
             self._file = NewFile(self._part)
@@ -64,14 +67,15 @@ class InstanceWriter:
         views = [memoryview(piece) for piece in pieces]
         file = self._file
         written = views if file.size else [memoryview(self._header), *views]
+        size = sum(map(len, written))
+        if self._count(size) >= CHECK_EVERY:
+            self._check_space(size)
         try:
             self._digest.update_while(views, lambda: file.write(written, is_last=is_last))
-            if file.size >= self._check_at:
-                self._check_at = file.size + CHECK_EVERY
-                self._check_space(0)
-                if file.is_cached and not is_last:
-                    # else the sender waits for gigabytes to be synced after its last byte, and gives up
-                    file.sync()
+            if file.size >= self._sync_at and file.is_cached and not is_last:
+                # else the sender waits for gigabytes to be synced after its last byte, and gives up
+                self._sync_at = file.size + SYNC_EVERY
+                file.sync()
         except OSError as error:
             raise self._failure(error) from error
 
@@ -111,20 +115,19 @@ class InstanceWriter:
             os.unlink(self._part)  # noqa: PTH108
 
     def _rename(self, dataset_sha256: str) -> str:
-        """Give the part its name; drop it if that very file is there already.
+        """Give the part its name, also where that very instance has it already.
 
-        No other thread adds names to this folder, so looking first is enough; the indexer may take some away.
+        What is there may have rotted, or its name may never have become durable: only what was just written and
+        synced is believed. No other thread adds names to this folder, so looking first is enough; the indexer may
+        take the name away at any moment, and by then has the same instance safe elsewhere.
         """
         number = 1
         while True:
             name = received_name(safe_name(self.sop_instance_uid), dataset_sha256, number)
             target = os.path.join(self._folder, name)  # noqa: PTH118
             existing = _header_of(target)
-            if existing is None:
-                os.rename(self._part, target)  # noqa: PTH104
-                return name
-            if existing == self._header:
-                os.unlink(self._part)  # noqa: PTH108
+            if existing is None or existing == self._header:
+                os.replace(self._part, target)  # noqa: PTH105
                 return name
             number += 1
 
@@ -136,6 +139,7 @@ class InstanceWriter:
 
 
 def _header_of(path: str) -> bytes | None:
+    """None if there is no such file; empty if the disk damaged its header."""
     if not os.access(path, os.F_OK):  # as usual, and without the cost of an exception
         return None
     try:
@@ -144,3 +148,5 @@ def _header_of(path: str) -> bytes | None:
             return file.read(end)
     except FileNotFoundError:
         return None
+    except (DatasetUnreadable, OSError):
+        return b""
