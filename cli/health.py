@@ -199,6 +199,11 @@ def of_traffic(status: ScpStatus) -> Iterator[Finding]:
             f"{_counted(status.associations, 'association')} open{several}; "
             f"{_counted(status.instances, 'instance')} ({status.bytes / 1e6:.1f} MB) received since its start.",
         )
+    if status.processes and status.full >= status.processes:  # our own question has a place of its own
+        yield Finding(
+            True,
+            "As many associations as allowed are open: every other caller is refused until one of them ends.",
+        )
     for code, count in status.refused_instances.items():
         yield Finding(
             False, f"{_counted(count, 'instance')} refused with status {code}; the senders were told so."

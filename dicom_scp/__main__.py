@@ -11,8 +11,8 @@ import socket
 import sys
 import threading
 
-from dicom_scp.family import GRACE_SECONDS, run_family
-from dicom_scp.receiving import ReceivingProcess, log_plainly
+from dicom_scp.family import run_family
+from dicom_scp.receiving import GRACE_SECONDS, ReceivingProcess, log_plainly
 from vna.errors import BackupError
 from vna.platform import end_with_parent
 from vna.settings import Settings, load_settings

@@ -17,8 +17,8 @@ import time
 from collections.abc import Generator
 
 from dicom_scp.children import Child
-from dicom_scp.receiving import ReceivingProcess
-from vna.dimse.listening import listen
+from dicom_scp.receiving import GRACE_SECONDS, ReceivingProcess
+from vna.dimse.ports import listen
 from vna.dimse.server_tls import ServerTls, TlsFiles
 from vna.dimse.service import answers_itself, as_the_server_of, child_environment
 from vna.dimse.status import (
@@ -36,9 +36,6 @@ from vna.site import WatchedSite
 from vna.spool import Spool
 
 _log = logging.getLogger(__name__)
-
-GRACE_SECONDS = 20.0
-"""How long an ending server lets senders finish what they are sending."""
 
 _INDEXER = [sys.executable, "-m", "vna.indexing", "--bound"]
 _RECEIVER = [sys.executable, "-m", "dicom_scp", "--bound"]

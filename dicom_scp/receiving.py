@@ -7,6 +7,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
+from typing import NoReturn
 
 from dicom_scp.holdings import services_of
 from vna.dimse.receiver import Receiver
@@ -16,6 +17,9 @@ from vna.site import Site, WatchedSite
 from vna.spool import Spool
 
 _log = logging.getLogger(__name__)
+
+GRACE_SECONDS = 20.0
+"""How long an ending server lets senders finish what they are sending."""
 
 OUR_LOGGERS = ("vna", "dicom_scp")
 
@@ -115,6 +119,17 @@ class ReceivingProcess:
                 write_status(self._settings, self._status())
             if self._stop.wait(EVERY_SECONDS):
                 return
+            if self.receiver.is_broken:
+                self._end_with_error()
+
+    def _end_with_error(self) -> NoReturn:
+        """A process that lets nobody in is of no use; whoever started it starts another."""
+        _log.critical("this process of the DICOM server ends, because its door broke")
+        try:
+            self.receiver.drain(GRACE_SECONDS)
+            remove_status(self._settings, os.getpid())
+        finally:
+            os._exit(1)
 
     def _follow_log_level(self, site: Site) -> None:
         level = site.server.log_level or self._settings.log_level
@@ -131,6 +146,7 @@ class ReceivingProcess:
             started=self._started,
             processes=1,
             associations=counts.open_associations,
+            full=int(counts.is_full),
             waiting=counts.waiting,
             accepted=counts.accepted,
             refused={reason.value: count for reason, count in counts.refused.items()},

@@ -276,3 +276,17 @@ def test_a_server_that_takes_its_own_certificate_for_no_callers_is_alive_and_rec
             assert not answers_itself(secure)
         finally:
             process.send_signal(signal.SIGCONT)
+
+
+def test_a_server_without_a_free_place_says_so_though_it_answers_itself(settings: Settings) -> None:
+    know_the_sender(settings, DicomServer(max_associations=2))
+    with server(settings, "--index", known_only=True):
+        senders = [Sender(settings.scp_port) for _ in range(2)]
+        until(lambda: together(read_statuses(settings)).full)
+        code, found = facts(settings)
+        assert (code, found["receiving"]) == (0, True)
+        assert any("As many associations as allowed are open" in str(each) for each in found["problems"])  # type: ignore[union-attr]
+        senders.pop().release()
+        until(lambda: not together(read_statuses(settings)).full)
+        assert facts(settings)[1]["problems"] == []
+        senders.pop().release()

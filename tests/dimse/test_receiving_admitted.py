@@ -27,7 +27,7 @@ from pynetdicom.dimse_primitives import C_FIND
 
 from vna.dimse.admission import Reason
 from vna.dimse.callers import caller_of
-from vna.dimse.listening import listen
+from vna.dimse.ports import listen
 from vna.dimse.receiver import Receiver
 from vna.errors import DiskFull, PortInUse, SettingsError
 from vna.settings import Settings

@@ -18,8 +18,8 @@ from arranging_receiver import Sender, all_received, association_request, datase
 from arranging_tls import Authority
 
 from vna.dimse.admission import Reason
-from vna.dimse.listening import listen
 from vna.dimse.pdata import Loop
+from vna.dimse.ports import listen
 from vna.dimse.receiver import Receiver
 from vna.dimse.server_tls import ServerTls, TlsFiles, expiry
 from vna.errors import SettingsError

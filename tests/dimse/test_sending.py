@@ -2,6 +2,7 @@
 
 import socket
 import ssl
+import struct
 import threading
 import time
 from dataclasses import replace
@@ -9,8 +10,9 @@ from pathlib import Path
 
 import pytest
 import trustme
-from arranging_receiver import CT, EXPLICIT, all_received
+from arranging_receiver import CT, EXPLICIT, Sender, all_received, element, p_data, pdv, store_command
 from arranging_retrieve import (
+    FileIndex,
     StorageScp,
     digest,
     held,
@@ -22,6 +24,7 @@ from arranging_retrieve import (
 from dimse.conftest import remote_at
 from pynetdicom import AE, evt
 
+from vna.dimse.answering_retrieve import GetService
 from vna.dimse.index import HeldInstance
 from vna.dimse.node import OurNode
 from vna.dimse.outgoing import BUFFER_BYTES
@@ -38,6 +41,8 @@ from vna.errors import (
 )
 from vna.simulated_pacs import shipped_files, write_studies
 from vna.spool import Spool
+
+STUDY_GET = "1.2.840.10008.5.1.4.1.2.2.3"
 
 
 @pytest.fixture
@@ -386,3 +391,32 @@ def test_what_nobody_recorded_is_not_sent(images: list[HeldInstance], node: OurN
     with scp.listening() as port, sending(remote_at(port), node) as destination:
         assert isinstance(destination.store(spoiled(images[0])).error, NoGoodCopy)
     assert not scp.requests
+
+
+def test_a_request_in_the_place_of_an_answer_ends_the_conversation_for_both(
+    tmp_path: Path, images: list[HeldInstance]
+) -> None:
+    """Over a C-GET, whose connection is the requester's: nobody would answer its request, and it would wait."""
+    body = element(0x0002, STUDY_GET.encode()) + element(0x0100, b"\x10\0") + element(0x0110, b"\x09\0")
+    body += element(0x0700, b"\0\0") + element(0x0800, b"\0\0")
+    command = element(0x0000, struct.pack("<I", len(body))) + body
+    uid = images[0].study_instance_uid.encode()
+    uid += b"\0" * (len(uid) % 2)
+    identifier = b"\x08\0\x52\0CS\x06\0STUDY " + b"\x20\0\x0d\0UI" + struct.pack("<H", len(uid)) + uid
+    spool = Spool(tmp_path / "spool", reserve_bytes=0)
+    service = GetService(FileIndex(images))
+    with Receiver(spool, aet="BACKUPDR", host="127.0.0.1", port=0, services=(service,)) as receiver:
+        contexts = [(CT, [EXPLICIT]), (STUDY_GET, [EXPLICIT])]
+        sender = Sender(receiver.port, contexts, roles={CT: (True, True)})
+        assert set(sender.results.values()) == {0}
+        sender.send(p_data(pdv(3, 3, command)) + p_data(pdv(3, 2, identifier)))
+        while sender.response()[0x0100] != b"\x01\0":
+            pass  # pending responses
+        sender.socket.settimeout(5)
+        sender.send(p_data(pdv(1, 3, store_command("1.2.3"))) + p_data(pdv(1, 2, b"data")))
+        while sender.pdu()[0]:
+            pass  # what was under way; then the end of the connection
+        deadline = time.monotonic() + 5
+        while receiver.counts.open_associations:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)

@@ -19,7 +19,7 @@ from pynetdicom.ae import ApplicationEntity
 from pynetdicom.association import Association
 from pynetdicom.fsm import InvalidEventError
 from pynetdicom.pdu import A_ASSOCIATE_RQ
-from pynetdicom.pdu_primitives import SCP_SCU_RoleSelectionNegotiation
+from pynetdicom.pdu_primitives import A_ASSOCIATE, SCP_SCU_RoleSelectionNegotiation
 from pynetdicom.presentation import PresentationContext, build_role
 from pynetdicom.service_class import (
     NonPatientObjectStorageServiceClass,
@@ -32,6 +32,7 @@ from pynetdicom.transport import AddressInformation, AssociationSocket
 from vna.dimse.callers import Caller
 from vna.dimse.pdata import hang_up
 from vna.dimse.services import Services
+from vna.errors import where_it_happened
 from vna.platform import wait_readable
 
 _log = logging.getLogger(__name__)
@@ -61,7 +62,15 @@ Roles = Mapping[str, tuple[bool, bool]]
 """SOP class to the requester's proposed (or our accepted) SCU and SCP role (PS3.7 D.3.3.4)."""
 
 
-def check_items(pdu: bytes) -> None:
+def decoded(pdu: bytes) -> tuple[A_ASSOCIATE_RQ, A_ASSOCIATE]:
+    """An A-ASSOCIATE-RQ and what it asks for; raises whatever the library's decoder does, `ValueError` among it."""
+    _check_items(pdu)
+    request = A_ASSOCIATE_RQ()
+    request.decode(pdu)
+    return request, request.to_primitive()
+
+
+def _check_items(pdu: bytes) -> None:
     """Raise `ValueError` for an A-ASSOCIATE-RQ with more items than one can have (PS3.8 9.3.2).
 
     The library makes an object of each, which for a MiB of empty ones takes seconds; this looks at their heads only.
@@ -113,7 +122,7 @@ def negotiate(
     contexts: dict[int, PresentationContext] = {}
     accepted: dict[str, tuple[bool, bool]] = {}
     for context in proposed:
-        name, number = str(context.abstract_syntax), context.context_id
+        name, number = str(context.abstract_syntax or ""), context.context_id
         if number is None or number in contexts:
             raise ValueError("a presentation context ID that comes twice")
         role = roles.get(name)
@@ -135,6 +144,8 @@ def _judge(
     """Result, transfer syntax and the requester's granted (SCU, SCP) roles."""
     proposed = [str(uid) for uid in context.transfer_syntax]
     scu, scp = role or (True, False)
+    if not name:  # a context that names no SOP class: the others are none the worse
+        return _ABSTRACT_SYNTAX_NOT_SUPPORTED, None, (False, False)
     if is_storage(name):
         granted = (scu and caller.may_store, scp and caller.may_retrieve and services.has_get)
         wanted = caller.transfer_syntaxes if granted[0] else ()  # what we send is not what we accept
@@ -168,7 +179,8 @@ def _answer(
 ) -> PresentationContext:
     context: Any = PresentationContext()
     context.context_id = proposed.context_id
-    context.abstract_syntax = proposed.abstract_syntax
+    if proposed.abstract_syntax is not None:
+        context.abstract_syntax = proposed.abstract_syntax
     # not significant where it is rejected, and yet there must be one (PS3.8 table 9-18)
     filler = next(iter(proposed.transfer_syntax), IMPLICIT_LITTLE_ENDIAN)
     context.transfer_syntax = [syntax or filler]
@@ -290,15 +302,23 @@ def _at_end_of_reading(association: Any, then: Callable[[], None]) -> None:
             _log.warning("%s broke the protocol (%s)", association.requestor.address, type(error).__name__)
             hang_up(association)
         finally:
-            then()
-            # with its buffer of a MiB; the library's objects hold each other until the collector comes by
-            dul.__dict__.pop("_read_pdu_data", None)
-            # else a connection that ended unheard holds its place until a timeout
-            dul.to_user_queue.put(None)
+            try:
+                then()
+            finally:
+                # with its buffer of a MiB; the library's objects hold each other until the collector comes by
+                dul.__dict__.pop("_read_pdu_data", None)
+                # else a connection that ended unheard is waited for until a timeout
+                dul.to_user_queue.put(None)
 
     def run_association_then() -> None:
         try:
             run_association()
+        except Exception as error:  # noqa: BLE001  nobody is left to end the connection when it is silent
+            _log.error(
+                "%s: its association failed: %s", association.requestor.address, where_it_happened(error)
+            )
+            hang_up(association)
+            dul.kill_dul()
         finally:
             if not dul.is_alive():  # it may never have started: no more threads to be had
                 hang_up(association)

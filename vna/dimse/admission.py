@@ -4,6 +4,7 @@ A refusal says in PS3.8 table 9-21's numbers what the peer is told, and in a sen
 """
 
 import ipaddress
+import struct
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from enum import StrEnum
@@ -11,6 +12,10 @@ from enum import StrEnum
 from vna.dimse.callers import Caller
 from vna.settings import Settings
 from vna.site import RemoteServer, Site, UnknownCallers
+
+_BY_PROVIDER = 2
+UNRECOGNISED_PDU, INVALID_PARAMETER = 1, 6
+"""Reasons of an A-ABORT by the provider (PS3.8 table 9-26)."""
 
 
 class Reason(StrEnum):
@@ -40,6 +45,16 @@ class Refusal:
     diagnostic: int
     reason: Reason
     sentence: str
+
+
+def reject_pdu(refusal: Refusal) -> bytes:
+    """A-ASSOCIATE-RJ (PS3.8 9.3.4)."""
+    return struct.pack(">BBIBBBB", 3, 0, 4, 0, refusal.result, refusal.source, refusal.diagnostic)
+
+
+def abort_pdu(reason: int) -> bytes:
+    """A-ABORT by the service provider (PS3.8 9.3.8)."""
+    return struct.pack(">BBIBBBB", 7, 0, 4, 0, 0, _BY_PROVIDER, reason)
 
 
 @dataclass(frozen=True, slots=True)

@@ -118,12 +118,17 @@ class Channel:
             elif command == _C_STORE_RSP and answer.number(0x0120) == sent.message_id:
                 return self._judge(sent.outgoing.instance, answer)
             else:
-                raise PeerBroke("something else than an answer to C-STORE")
+                raise self._broke("something else than an answer to C-STORE")
+
+    def _broke(self, what: str) -> PeerBroke:
+        """What nobody answers the peer waits for: it is told by the end of the connection."""
+        self._connection.cut()
+        return PeerBroke(what)
 
     def _judge(self, instance: HeldInstance, answer: Message) -> StoreOutcome:
         status, uid = answer.number(0x0900), answer.text(0x1000)
         if status is None:
-            raise PeerBroke("an answer to C-STORE without status")
+            raise self._broke("an answer to C-STORE without status")
         if uid and uid != instance.sop_instance_uid:
             error = AnswerInvalid(
                 self._name, f"an answer for another instance than {instance.sop_instance_uid}"

@@ -7,10 +7,8 @@ decodes what strangers send.
 """
 
 import contextlib
-import errno
 import logging
 import math
-import os
 import queue
 import selectors
 import socket
@@ -22,9 +20,11 @@ from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from vna.dimse.admission import Reason, Refusal
+from vna.dimse.admission import UNRECOGNISED_PDU, Reason, Refusal, abort_pdu, reject_pdu
+from vna.dimse.ports import BACKLOG
 from vna.dimse.server_tls import ServerTls
-from vna.errors import PortInUse, SettingsError, where_it_happened
+from vna.dimse.tally import Lines
+from vna.errors import where_it_happened
 from vna.platform import wait_readable
 
 _log = logging.getLogger(__name__)
@@ -38,16 +38,15 @@ LARGEST_REQUEST = 2**20
 SEATS = 256
 """Connections waiting here at once. When they are taken, the oldest of the address that holds most gives way."""
 
-BACKLOG = 512
-"""Connections the system holds for us: a department may connect all at once (field note 38)."""
-
 _READERS = 2
 _LEAVING_SECONDS = 1.0
 _PAUSE_SECONDS = 0.05
 _HOLD_BACK_SECONDS = 0.25
 _ASSOCIATE_RQ = 1
-_BY_PROVIDER = 2
-UNRECOGNISED_PDU, INVALID_PARAMETER = 1, 6
+_FAILURES = 40
+"""So often in a row, a pause between them, the system cannot say who waits: then it never will."""
+
+_LINES, _LINES_SECONDS = 10, 60.0
 
 
 @dataclass(eq=False, slots=True)
@@ -65,36 +64,6 @@ class Visitor:
     @property
     def by_tls(self) -> bool:
         return isinstance(self.connection, ssl.SSLSocket)
-
-
-def listen(host: str, port: int) -> socket.socket:
-    """A listening socket; raises `PortInUse` if another program has the port, else `SettingsError`."""
-    try:
-        family, _, _, _, where = socket.getaddrinfo(
-            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )[0]
-        listening = socket.socket(family, socket.SOCK_STREAM)
-    except OSError as error:
-        raise _not_listening(host, port, error) from error
-    try:
-        if os.name == "posix":  # elsewhere it would let two programs have one port
-            listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        if family == socket.AF_INET6:
-            with contextlib.suppress(OSError):
-                listening.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
-        listening.bind(where)
-        listening.listen(BACKLOG)
-    except OSError as error:
-        listening.close()
-        raise _not_listening(host, port, error) from error
-    return listening
-
-
-def _not_listening(host: str, port: int, error: OSError) -> SettingsError:
-    if error.errno == errno.EADDRINUSE:
-        return PortInUse(host, port)
-    why = "this user may not" if error.errno == errno.EACCES else "it is no address of this machine"
-    return SettingsError(f"The DICOM server cannot listen on {host}, port {port}: {why} ({error.strerror}).")
 
 
 class Door:
@@ -129,7 +98,10 @@ class Door:
         self._selector = selectors.DefaultSelector()
         self._bell, self._wire = socket.socketpair()
         self._closing = False
+        self._lines = Lines(_LINES, _LINES_SECONDS)
         self._threads: list[threading.Thread] = []
+        self.is_broken = False
+        """It closed by itself; nobody is let in any more."""
 
     @property
     def waiting(self) -> int:
@@ -158,19 +130,49 @@ class Door:
     # -- the thread at the door
 
     def _run(self) -> None:
+        failures = 0
         try:
-            while not self._closing:
-                self._let_others_go_first()
-                for key, _ in self._selector.select(self._until_next_deadline()):
-                    self._attend(key)
-                self._see_off()
-                self._end_late_ones()
+            while not self._closing and failures < _FAILURES:
+                self._guarded(self._let_others_go_first)
+                ready: list[selectors.SelectorKey] = []
+                if self._guarded(self._wait, ready):
+                    failures = 0
+                else:
+                    failures += 1
+                    time.sleep(_PAUSE_SECONDS)
+                for key in ready:
+                    if not self._guarded(self._attend, key):
+                        self._give_up(key)
+                self._guarded(self._see_off)
+                self._guarded(self._end_late_ones)
         finally:
+            if not self._closing:
+                self.is_broken = True
+                _log.critical("the door of the DICOM server broke: it takes no connections until a new start")
             for listening in self._listening:
                 listening.close()
             for visitor in list(self._seats):
                 self._drop(visitor)
             self._selector.close()
+
+    def _wait(self, ready: list[selectors.SelectorKey]) -> None:
+        ready += [key for key, _ in self._selector.select(self._until_next_deadline())]
+
+    def _guarded(self, step: Callable[..., object], *about: object) -> bool:
+        """Whether it came to its end; what nobody foresaw costs this step, never the door."""
+        try:
+            step(*about)
+        except Exception as error:  # noqa: BLE001
+            if self._lines.take():
+                _log.error("unforeseen at the door of the DICOM server: %s", where_it_happened(error))
+            return False
+        return True
+
+    def _give_up(self, key: selectors.SelectorKey) -> None:
+        if isinstance(key.data, Visitor):
+            self._drop(key.data)
+        else:
+            time.sleep(_PAUSE_SECONDS)  # who waits there is still waiting
 
     def _let_others_go_first(self) -> None:
         """Without a free place of ours, leave new connections to the others; refuse those that nobody takes."""
@@ -326,13 +328,14 @@ class Door:
     def _end_late_ones(self) -> None:
         now = time.monotonic()
         for visitor in [visitor for visitor in self._seats if visitor.deadline <= now]:
-            if not visitor.leaving and not self._is_being_judged(visitor):
+            if self._is_being_judged(visitor):
+                continue
+            self._drop(visitor)
+            if not visitor.leaving:
                 said = (
                     "asked for no association" if not visitor.shaking_hands else "did not shake hands (TLS)"
                 )
                 self._turned_away(visitor, Reason.silent, f"it {said} within {NEGOTIATION_SECONDS:g} s")
-            if not self._is_being_judged(visitor):
-                self._drop(visitor)
 
     @staticmethod
     def _is_being_judged(visitor: Visitor) -> bool:
@@ -372,18 +375,10 @@ class Door:
                 answer = self._judge(visitor)
                 last_words = reject_pdu(answer) if isinstance(answer, Refusal) else answer or b""
             except Exception as error:  # noqa: BLE001  a stranger's request never ends this thread
-                _log.error("an association request could not be judged: %s", where_it_happened(error))
-                self._turned_away(visitor, Reason.failure, "its request could not be judged")
+                if self._lines.take():
+                    _log.error("an association request could not be judged: %s", where_it_happened(error))
+                why = "its request could not be judged"
+                self._guarded(self._turned_away, visitor, Reason.failure, why)
                 last_words = abort_pdu(0)
             self._judged.append((visitor, last_words))
             self._ring()
-
-
-def reject_pdu(refusal: Refusal) -> bytes:
-    """A-ASSOCIATE-RJ (PS3.8 9.3.4)."""
-    return struct.pack(">BBIBBBB", 3, 0, 4, 0, refusal.result, refusal.source, refusal.diagnostic)
-
-
-def abort_pdu(reason: int) -> bytes:
-    """A-ABORT by the service provider (PS3.8 9.3.8)."""
-    return struct.pack(">BBIBBBB", 7, 0, 4, 0, 0, _BY_PROVIDER, reason)

@@ -18,35 +18,70 @@ class Limits:
     of_one_address: int
 
 
+class Place:
+    """One association's place, from `Places.take` on. Whoever has it gives it back in the end, in a `finally`."""
+
+    def __init__(self, places: "Places", address: str, *, ourselves: bool) -> None:
+        self._places: Places | None = places
+        self._address = address
+        self._ourselves = ourselves
+        self._lock = threading.Lock()
+
+    def give_back(self) -> None:
+        """Free it; once, however often it is called."""
+        with self._lock:
+            places, self._places = self._places, None
+        if places is not None:
+            places._free(self._address, ourselves=self._ourselves)  # pyright: ignore[reportPrivateUsage]
+
+
 class Places:
     """Who has a place now; used by any thread."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._taken: Counter[str] = Counter()
+        self._others: Counter[str] = Counter()
+        self._ours = 0
 
     @property
     def taken(self) -> int:
         with self._lock:
-            return self._taken.total()
+            return self._others.total() + self._ours
 
-    def take(self, address: str, limits: Limits, *, ourselves: bool = False) -> Refusal | None:
+    def has_room(self, limits: Limits) -> bool:
+        """Whether another caller than ourselves would get a place."""
+        with self._lock:
+            return self._has_room(limits)
+
+    def take(self, address: str, limits: Limits, *, ourselves: bool = False) -> Place | Refusal:
         """Take a place, or say why there is none: for now, so that the peer tries again (PS3.8 table 9-21)."""
         with self._lock:
-            taken, here = self._taken.total(), self._taken[address]
-            if taken >= limits.associations + (_FOR_OURSELVES if ourselves else 0):
+            is_free = self._has_room(limits)
+            if ourselves:
+                is_free = self._others.total() + self._ours < limits.associations + _FOR_OURSELVES
+            if not is_free:
                 sentence = f"{limits.associations} associations are open, as many as are served at once"
                 return Refusal(2, 3, 2, Reason.limit, sentence)
-            if here >= limits.of_one_address and not ourselves:
+            if not ourselves and self._others[address] >= limits.of_one_address:
                 sentence = (
                     f"{limits.of_one_address} associations of its address are open, as many as are allowed"
                 )
                 return Refusal(2, 3, 2, Reason.address_limit, sentence)
-            self._taken[address] += 1
-            return None
+            if ourselves:
+                self._ours += 1
+            else:
+                self._others[address] += 1
+        return Place(self, address, ourselves=ourselves)
 
-    def give_back(self, address: str) -> None:
+    def _has_room(self, limits: Limits) -> bool:
+        """Our own question takes no place from the others, unless there are more of ours than places for it."""
+        return self._others.total() + max(0, self._ours - _FOR_OURSELVES) < limits.associations
+
+    def _free(self, address: str, *, ourselves: bool) -> None:
         with self._lock:
-            self._taken[address] -= 1
-            if self._taken[address] <= 0:
-                del self._taken[address]
+            if ourselves:
+                self._ours -= 1
+                return
+            self._others[address] -= 1
+            if self._others[address] <= 0:
+                del self._others[address]

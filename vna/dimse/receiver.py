@@ -5,6 +5,7 @@ of the library's (`accepting`) whose data is ours (`pdata`, `storing`). Whatever
 the next association on; those that are open go on as they were agreed.
 """
 
+import contextlib
 import logging
 import socket
 import ssl
@@ -20,23 +21,35 @@ from pynetdicom.pdu import A_ASSOCIATE_RQ
 from pynetdicom.pdu_primitives import A_ASSOCIATE
 
 from vna.dimse.accepting import (
-    check_items,
     context_text,
+    decoded,
     negotiate,
     new_association,
     proposed_roles,
     storage_syntax,
 )
-from vna.dimse.admission import Knock, Reason, Refusal, Rules, admit, is_ourselves, rules_of, subject_text
+from vna.dimse.admission import (
+    INVALID_PARAMETER,
+    Knock,
+    Reason,
+    Refusal,
+    Rules,
+    abort_pdu,
+    admit,
+    is_ourselves,
+    rules_of,
+    subject_text,
+)
 from vna.dimse.callers import Caller, caller_of, remember_caller
-from vna.dimse.listening import INVALID_PARAMETER, NEGOTIATION_SECONDS, Door, Visitor, abort_pdu, listen
+from vna.dimse.listening import NEGOTIATION_SECONDS, Door, Visitor
 from vna.dimse.pdata import Loop, attach, chosen_loop, hang_up
-from vna.dimse.places import Limits, Places
+from vna.dimse.places import Limits, Place, Places
+from vna.dimse.ports import listen
 from vna.dimse.server_tls import ServerTls, TlsFiles
 from vna.dimse.services import Service, Services
 from vna.dimse.storing import Arrivals, Messages
 from vna.dimse.tally import ReceiverCounts, Tally
-from vna.errors import SettingsError
+from vna.errors import SettingsError, where_it_happened
 from vna.identity import Receipt
 from vna.settings import Settings
 from vna.site import Site
@@ -152,7 +165,12 @@ class Receiver:
     def counts(self) -> ReceiverCounts:
         """What was done since the start, and what is open now."""
         waiting = self._door.waiting if self._door is not None else 0
-        return self._tally.snapshot(self._places.taken, waiting)
+        return self._tally.snapshot(self._places.taken, waiting, is_full=not self._has_room())
+
+    @property
+    def is_broken(self) -> bool:
+        """Whether it takes nobody any more without having been told so: only a new start helps."""
+        return self._door is not None and self._door.is_broken
 
     def start(self) -> None:
         """Listen. Raises `SpoolUnusable`, and `PortInUse` or another `SettingsError` if a port cannot be had."""
@@ -219,12 +237,12 @@ class Receiver:
     # -- from the door to an association
 
     def _has_room(self) -> bool:
-        return self._places.taken < self._terms().limits.associations
+        return self._places.has_room(self._terms().limits)
 
     def _judge(self, visitor: Visitor) -> Refusal | bytes | None:
         """Decode a request, admit or refuse its sender, and start its association. Called by the door's threads."""
         try:
-            request, asked = _decoded(bytes(visitor.request))
+            request, asked = decoded(bytes(visitor.request))
         except Exception as error:  # noqa: BLE001  the library's decoder raises whatever a hostile PDU makes it
             self._turned_away(visitor, Reason.not_dicom, f"its request is malformed ({type(error).__name__})")
             return abort_pdu(INVALID_PARAMETER)
@@ -240,10 +258,10 @@ class Receiver:
         caller = _version_refused(request) or admit(terms.rules, knock)
         if not isinstance(caller, Refusal):
             ourselves = is_ourselves(terms.rules, knock)
-            no_place = self._places.take(visitor.address, terms.limits, ourselves=ourselves)
-            if no_place is None:
-                return self._welcome(visitor, request, asked, caller, terms)
-            caller = no_place
+            place = self._places.take(visitor.address, terms.limits, ourselves=ourselves)
+            if isinstance(place, Place):
+                return self._welcome(visitor, request, asked, caller, terms, place)
+            caller = place
         self._tally.refused(
             caller.reason,
             caller.sentence,
@@ -254,43 +272,46 @@ class Receiver:
         return caller
 
     def _welcome(
-        self, visitor: Visitor, request: A_ASSOCIATE_RQ, asked: A_ASSOCIATE, caller: Caller, terms: Terms
+        self,
+        visitor: Visitor,
+        request: A_ASSOCIATE_RQ,
+        asked: A_ASSOCIATE,
+        caller: Caller,
+        terms: Terms,
+        place: Place,
     ) -> bytes | None:
-        """Start the association of a caller that has its place."""
+        """Start the association of a caller that has its place; whatever keeps it from starting, the place is free."""
+        proposed = asked.presentation_context_definition_list
         try:
-            proposed = asked.presentation_context_definition_list
-            negotiated = negotiate(proposed, proposed_roles(asked), caller, self._services)
-            visitor.connection.setblocking(True)
-            association = new_association(
-                self._entity,
-                visitor.connection,
-                request,
-                called_aet=caller.called_aet,
-                max_pdu=terms.max_pdu,
-                network_timeout=terms.network_timeout,
-                negotiated=negotiated,
-                ended=self._on_end,
-            )
-        except (ValueError, OSError) as error:  # a hostile proposal; already gone
-            return self._not_served(visitor, error)
-        remember_caller(association, caller)
-        try:
-            self._attend(association, terms)
-            association.start()
-        except (OSError, RuntimeError) as error:  # already gone; no more threads
-            self._messages.pop(association, None)
-            return self._not_served(visitor, error)
+            with contextlib.ExitStack() as unless_started:
+                unless_started.callback(place.give_back)
+                negotiated = negotiate(proposed, proposed_roles(asked), caller, self._services)
+                visitor.connection.setblocking(True)
+                association = new_association(
+                    self._entity,
+                    visitor.connection,
+                    request,
+                    called_aet=caller.called_aet,
+                    max_pdu=terms.max_pdu,
+                    network_timeout=terms.network_timeout,
+                    negotiated=negotiated,
+                    ended=lambda association: self._on_end(association, place),
+                )
+                remember_caller(association, caller)
+                unless_started.callback(self._messages.pop, association, None)
+                self._attend(association, terms)
+                association.start()
+                unless_started.pop_all()
+        except (ValueError, OSError, RuntimeError) as error:  # hostile; already gone; no more threads
+            why = f"it could not be served ({type(error).__name__})"
+            self._turned_away(visitor, Reason.failure, why)
+            return abort_pdu(INVALID_PARAMETER)
         self._tally.accepted()
         _log.info("%s at %s: association accepted", caller.calling_aet, caller.address)
         if _log.isEnabledFor(logging.DEBUG):
             for text in map(context_text, proposed, negotiated.contexts):
                 _log.debug("%s at %s: %s", caller.calling_aet, caller.address, text)
         return None
-
-    def _not_served(self, visitor: Visitor, error: Exception) -> bytes:
-        self._places.give_back(visitor.address)
-        self._turned_away(visitor, Reason.failure, f"it could not be served ({type(error).__name__})")
-        return abort_pdu(INVALID_PARAMETER)
 
     def _attend(self, association: Association, terms: Terms) -> None:
         """Before the association's threads start: its bytes are ours from the first on."""
@@ -325,12 +346,18 @@ class Receiver:
         _log.debug("%s: instance %s, %d bytes", receipt.association, receipt.sop_instance_uid, receipt.size)
         self._tally.received(receipt.size)
 
-    def _on_end(self, association: Association) -> None:
+    def _on_end(self, association: Association, place: Place) -> None:
+        """Called by the thread that read from it, or by the association's own, or by both."""
         messages = self._messages.pop(association, None)
+        try:
+            if messages is not None:
+                messages.close()
+        except Exception as error:  # noqa: BLE001  what is acknowledged is durable; tidying is done at the next start
+            _log.error("what an association received could not be tidied: %s", where_it_happened(error))
+        finally:
+            place.give_back()
         if messages is not None:
             caller = caller_of(association)
-            messages.close()
-            self._places.give_back(caller.address)
             _log.info("%s at %s: association ended", caller.calling_aet, caller.address)
 
     def _turned_away(self, visitor: Visitor, reason: Reason, sentence: str) -> None:
@@ -344,14 +371,6 @@ def _entity(aet: str) -> ApplicationEntity:
     entity.implementation_class_uid = IMPLEMENTATION_CLASS_UID
     entity.implementation_version_name = IMPLEMENTATION_VERSION_NAME
     return entity
-
-
-def _decoded(pdu: bytes) -> tuple[A_ASSOCIATE_RQ, A_ASSOCIATE]:
-    """An A-ASSOCIATE-RQ and what it asks for; raises whatever the library's decoder does, `ValueError` among it."""
-    check_items(pdu)
-    request = A_ASSOCIATE_RQ()
-    request.decode(pdu)
-    return request, request.to_primitive()
 
 
 def _version_refused(request: A_ASSOCIATE_RQ) -> Refusal | None:

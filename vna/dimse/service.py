@@ -18,8 +18,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 import vna
 from vna.dimse.echoing import EchoAnswer, echo
-from vna.dimse.listening import listen
 from vna.dimse.node import OurNode
+from vna.dimse.ports import listen
 from vna.durable import write_durably
 from vna.errors import (
     BackupError,

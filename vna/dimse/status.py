@@ -55,6 +55,8 @@ class ScpStatus(BaseModel):
     processes: int = 0
     """How many of them take associations."""
     associations: int = 0
+    full: int = 0
+    """How many of the processes have no place for another caller."""
     waiting: int = 0
     """Connections that have not yet asked for an association."""
     accepted: int = 0
@@ -148,6 +150,7 @@ def together(statuses: Iterable[ScpStatus]) -> ScpStatus:
         started=min((status.started for status in known), default=0.0),
         processes=sum(status.processes for status in known),
         associations=sum(status.associations for status in known),
+        full=sum(status.full for status in known),
         waiting=sum(status.waiting for status in known),
         accepted=sum(status.accepted for status in known),
         refused=dict(refused),

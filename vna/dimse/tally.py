@@ -37,10 +37,12 @@ class RefusedAssociation:
 class ReceiverCounts:
     """Since the receiver started. `refused` by reason, `refused_instances` by C-STORE status.
 
-    `waiting` are connections that have not yet said who they are; `last_refused` the newest first.
+    `waiting` are connections that have not yet said who they are; `last_refused` the newest first. `is_full`: every
+    other caller than ourselves is refused until an association ends.
     """
 
     open_associations: int = 0
+    is_full: bool = False
     waiting: int = 0
     accepted: int = 0
     refused: Mapping[Reason, int] = field(default_factory=dict[Reason, int])
@@ -48,6 +50,24 @@ class ReceiverCounts:
     received_instances: int = 0
     received_bytes: int = 0
     refused_instances: Mapping[int, int] = field(default_factory=dict[int, int])
+
+
+class Lines:
+    """At most so many lines in a log in so many seconds; used by any thread."""
+
+    def __init__(self, most: int, seconds: float) -> None:
+        self._lock = threading.Lock()
+        self._most, self._seconds = most, seconds
+        self._since, self._written = time.monotonic(), 0
+
+    def take(self) -> bool:
+        """Whether one more may be written now."""
+        now = time.monotonic()
+        with self._lock:
+            if now - self._since > self._seconds:
+                self._since, self._written = now, 0
+            self._written += 1
+            return self._written <= self._most
 
 
 class Tally:
@@ -59,7 +79,7 @@ class Tally:
         self._refused: Counter[Reason] = Counter()
         self._last: deque[RefusedAssociation] = deque(maxlen=LAST_REFUSALS)
         self._logged: OrderedDict[tuple[str, str, Reason], tuple[float, int]] = OrderedDict()
-        self._lines_since, self._lines = time.monotonic(), 0
+        self._lines = Lines(_LINES, REPEAT_SECONDS)
         self._instances = 0
         self._bytes = 0
         self._refused_instances: Counter[int] = Counter()
@@ -101,20 +121,18 @@ class Tally:
         if logged_at is not None and now - logged_at < REPEAT_SECONDS:
             self._logged[caller] = (logged_at, quiet + 1)
             return None
-        if now - self._lines_since > REPEAT_SECONDS:
-            self._lines_since, self._lines = now, 0
-        if self._lines >= _LINES:
+        if not self._lines.take():
             return None
-        self._lines += 1
         self._logged[caller] = (now, 0)
         if len(self._logged) > _REMEMBERED_CALLERS:
             self._logged.popitem(last=False)
         return quiet
 
-    def snapshot(self, open_associations: int, waiting: int) -> ReceiverCounts:
+    def snapshot(self, open_associations: int, waiting: int, *, is_full: bool = False) -> ReceiverCounts:
         with self._lock:
             return ReceiverCounts(
                 open_associations=open_associations,
+                is_full=is_full,
                 waiting=waiting,
                 accepted=self._accepted,
                 refused=dict(self._refused),
