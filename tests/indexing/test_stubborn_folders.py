@@ -8,16 +8,21 @@ import time
 from pathlib import Path
 
 import pytest
+from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian
+from pynetdicom.ae import ApplicationEntity
 
 from tests.indexing.arranging import receive, settings_of, spool_of, store, study
 from tests.storage.received_files import content
 from vna.catalog import Catalog
+from vna.dimse.ports import listen
+from vna.dimse.receiver import Receiver
 from vna.errors import SettingsError, SpoolUnusable
 from vna.indexing import Indexer
 from vna.indexing.placer import Placer
 from vna.settings import Settings
-from vna.site import Site, UnitDefinition, load_site, publish_site
-from vna.spool import OpenAssociation, Spool
+from vna.site import Site, UnitDefinition, WatchedSite, load_site, publish_site
+from vna.spool import OpenAssociation, Spool, dataset_offset, read_association
 from vna.storage import create_unit, open_unit
 from vna.verification import verify_unit
 
@@ -77,7 +82,9 @@ def test_a_folder_that_lets_nothing_go_holds_up_neither_its_own_studies_nor_othe
             done = indexer.run_once()
         assert done.placed == 2
         assert {type(error) for error in done.errors} == {SpoolUnusable}
-        assert all("Operation not permitted" in str(error) for error in done.errors)
+        assert all(
+            "Operation not permitted" in str(error) and bad.name in str(error) for error in done.errors
+        )
         assert folders(settings) == [bad]
         assert good_copies(settings) == 8
         assert not indexer.run_once().errors
@@ -216,17 +223,18 @@ def test_an_instance_sent_again_while_its_first_file_is_placed_is_placed_once(
     assert good_copies(settings) == 1
 
 
-@pytest.mark.parametrize("at", [-1, 160])
+@pytest.mark.parametrize("place", [slice(0, 64), slice(-1, None)], ids=["unreadable", "wrong"])
 def test_a_rotted_file_that_is_sent_again_while_it_is_read_is_placed_and_not_set_aside(
-    settings: Settings, monkeypatch: pytest.MonkeyPatch, at: int
+    settings: Settings, monkeypatch: pytest.MonkeyPatch, place: slice
 ) -> None:
     with opened(settings) as association, Indexer(settings) as indexer:
         indexer.migrate()
         again(association)
         (file,) = spool_of(settings).received(association.path)
-        rotten = bytearray(file.path.read_bytes())
-        rotten[at] ^= 1
-        file.path.write_bytes(rotten)
+        whole = file.path.read_bytes()
+        header, data = whole[: dataset_offset(file.path)], bytearray(whole[dataset_offset(file.path) :])
+        data[place] = b"\xff" * len(data[place])
+        file.path.write_bytes(header + data)
         identify = Placer._identify
 
         def in_between(self: Placer, *arguments):
@@ -269,6 +277,27 @@ def test_what_waited_for_the_only_unit_goes_there_also_when_a_second_was_added(s
         assert indexer.run_once().placed == 1
     assert good_copies(settings, "nas") == 1
     assert not settings.default_unit_path.exists()
+
+
+def test_the_receiver_of_a_home_remembers_the_unit_that_is_implied_when_an_association_begins(
+    settings: Settings,
+) -> None:
+    publish(settings, "nas")
+    receiver = Receiver.from_settings(
+        settings, WatchedSite(settings), open_to_loopback=True, socket=listen("127.0.0.1", 0)
+    )
+    dataset = Dataset()
+    dataset.SOPClassUID, dataset.SOPInstanceUID = CTImageStorage, "1.2.3"
+    dataset.file_meta = FileMetaDataset()
+    dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    sender = ApplicationEntity("SENDER")
+    sender.add_requested_context(CTImageStorage, ExplicitVRLittleEndian)
+    with receiver:
+        association = sender.associate("127.0.0.1", receiver.port, ae_title=settings.scp_aet)
+        assert association.send_c_store(dataset).Status == 0
+        (folder,) = folders(settings)
+        assert read_association(folder).unit == "nas"
+        association.release()
 
 
 def test_where_the_remembered_unit_is_no_more_it_goes_where_it_would_go_now(settings: Settings) -> None:

@@ -52,7 +52,7 @@ from vna.dimse.tally import ReceiverCounts, Tally
 from vna.errors import SettingsError, where_it_happened
 from vna.identity import Receipt
 from vna.settings import Settings
-from vna.site import Site
+from vna.site import Site, unsolicited_unit
 from vna.spool import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME, OpenAssociation, Spool
 
 _log = logging.getLogger(__name__)
@@ -72,11 +72,10 @@ class Terms:
 
 
 class Receiver:
-    """AE titles on one port, and on one for TLS, filling one spool. A context manager; `port` may be 0 for any free
-    one.
+    """AE titles on one port, and on one for TLS, filling one spool. A context manager; `port` 0 = any free one.
 
     Without `terms` it is open to every caller of its AE title, as a test or a C-MOVE of our own wants it; the server
-    of a home is made by `from_settings`.
+    of a home is made by `from_settings`. `unsolicited` names the storage unit for what nobody expects, as it is now.
     """
 
     def __init__(
@@ -96,6 +95,7 @@ class Receiver:
         tls_port: int | None = None,
         tls_only: bool = False,
         terms: Callable[[], Terms] | None = None,
+        unsolicited: Callable[[], str] = str,
         sockets: tuple[socket.socket | None, socket.socket | None] = (None, None),
     ) -> None:
         self.spool = spool
@@ -107,13 +107,12 @@ class Receiver:
         self._tls_only = tls_only
         self._sockets = sockets
         self._loop = loop or chosen_loop()
-        self._listener = listener
+        self._listener, self._unsolicited = listener, unsolicited
         self._services = Services(services)
         everybody = Rules((aet,), open_to_all=True)
         fixed = Terms(everybody, Limits(max_associations, max_associations), max_pdu, network_timeout)
         self._terms = terms or (lambda: fixed)
-        self._places = Places()
-        self._tally = Tally()
+        self._places, self._tally = Places(), Tally()
         self._door: Door | None = None
         self._messages: dict[Association, Messages] = {}
         self._entity = _entity(aet)
@@ -158,6 +157,7 @@ class Receiver:
             tls_port=settings.scp_tls_port,
             tls_only=settings.scp_tls_only,
             terms=terms,
+            unsolicited=lambda: unsolicited_unit(settings, site()),
             sockets=(socket, tls_socket),
         )
 
@@ -340,6 +340,7 @@ class Receiver:
             peer_address=caller.address,
             tls_subject=caller.tls_subject,
             listener=self._listener,
+            unit=self._unsolicited(),
         )
 
     def _on_stored(self, receipt: Receipt) -> None:

@@ -35,7 +35,17 @@ def refusing(method: Callable[Concatenate[_S, _P], _R]) -> Callable[Concatenate[
         try:
             return method(spool, *args, **kwargs)
         except OSError as error:
-            asked = next((argument for argument in args if isinstance(argument, Path)), spool.path)
-            raise SpoolUnusable(str(asked), error.strerror or str(error)) from error
+            raise SpoolUnusable(
+                str(_asked_about(args) or spool.path), error.strerror or str(error)
+            ) from error
 
     return call
+
+
+def _asked_about(arguments: tuple[object, ...]) -> Path | None:
+    """A folder or file among them, or the path of one that has it."""
+    for argument in arguments:
+        path = getattr(argument, "path", argument)
+        if isinstance(path, Path):
+            return path
+    return None
