@@ -16,7 +16,8 @@ import vna.jobs.tables  # noqa: F401 - both fill the metadata
 from benchmarks.query import Population
 from vna.catalog import Catalog
 from vna.catalog.migrating import HEAD, alembic_config
-from vna.errors import CatalogUnavailable, SettingsError
+from vna.catalog.migrations.versions import r0002_queries
+from vna.errors import CatalogRefused, CatalogUnavailable, SettingsError
 
 
 def test_the_migrated_tables_are_those_of_the_models(catalog: Catalog) -> None:
@@ -125,3 +126,48 @@ def rows_of(catalog: Catalog, name: str) -> list[dict[str, object]]:
     with catalog.engine.connect() as connection:
         rows = connection.execute(table.select().order_by(*table.primary_key)).mappings()
         return [dict(row) for row in rows]
+
+
+INSERTS = {
+    "study": "INSERT INTO study (study_instance_uid, attributes, told_at, told_by)"
+    " VALUES ('1.2.0', '{}', '9', 'v') ON CONFLICT (study_instance_uid) DO UPDATE SET told_at = '9'",
+    "series": "INSERT INTO series (study_instance_uid, series_instance_uid, attributes, told_at, told_by)"
+    " VALUES ('9.9', '9.9.1', '{}', '9', 'v')",
+}
+
+
+@pytest.mark.parametrize("table", INSERTS)
+def test_a_writer_that_does_not_know_what_queries_are_narrowed_by_is_refused(
+    catalog: Catalog, table: str
+) -> None:
+    """A process of an older version that holds the catalog open would record studies that nobody finds."""
+    Population(studies=3, instances=3).fill(catalog)
+    before = rows_of(catalog, table)
+    with pytest.raises(CatalogRefused), catalog.engine.execution_options(writes=True).begin() as connection:
+        connection.execute(text(INSERTS[table]))
+    assert rows_of(catalog, table) == before
+
+
+def test_rows_an_older_version_wrote_after_the_columns_came_are_filled_again(catalog: Catalog) -> None:
+    population = Population(studies=5, instances=5)
+    population.fill(catalog)
+    now = {name: rows_of(catalog, name) for name in FIRST_COLUMNS}
+    with catalog.engine.execution_options(writes=True).begin() as connection:
+        SQLModel.metadata.drop_all(connection)
+        connection.execute(text("DROP TABLE alembic_version"))
+        command.upgrade(alembic_config(connection), "0002")
+        for name, columns in FIRST_COLUMNS.items():
+            table = SQLModel.metadata.tables[name]
+            old = sqlalchemy.table(name, *(sqlalchemy.column(each, table.c[each].type) for each in columns))
+            connection.execute(old.insert(), [{each: row[each] for each in columns} for row in now[name]])
+    catalog.migrate()
+    assert {name: rows_of(catalog, name) for name in FIRST_COLUMNS} == now
+
+
+def test_the_forms_of_the_migration_are_its_own() -> None:
+    """What a migration writes may not change with the program."""
+    for path in Path(r0002_queries.__file__).parent.glob("r*.py"):
+        imported = [
+            line for line in path.read_text().splitlines() if line.startswith(("from vna", "import vna"))
+        ]
+        assert all("vna.catalog.migrations" in line for line in imported), path.name

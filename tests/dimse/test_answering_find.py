@@ -19,7 +19,7 @@ from pynetdicom.association import Association
 from pynetdicom.dsutils import encode
 
 from vna.dimse import HeldInstance, Query
-from vna.dimse.answering_find import FindService
+from vna.dimse.answering_find import FindService, _refuse_wrong_moments  # pyright: ignore[reportPrivateUsage]
 from vna.dimse.receiver import Receiver
 from vna.errors import CatalogRefused, CatalogUnavailable
 from vna.spool import Spool
@@ -324,3 +324,32 @@ def test_a_key_is_read_in_the_character_set_it_is_sent_in(port: int, index: OneA
     with asking(port) as association:
         ask(association, identifier(SpecificCharacterSet="ISO_IR 100", PatientName="MÜLLER*"))
     assert index.asked[0].keys["PatientName"] == "MÜLLER*"
+
+
+@pytest.mark.parametrize(
+    "key", ["gestern", "-", "20240102-20240101", "20241301", "2024-01-05", "20240101-morgen", "20240101\\x"]
+)
+def test_a_date_that_is_none_is_refused_by_its_name(port: int, index: OneAnswer, key: str) -> None:
+    """Nothing found would look like an answer."""
+    requester = Sender(port, [(STUDY_ROOT, [EXPLICIT])])
+    value = key.encode() + b" " * (len(key) % 2)
+    date = b"\x08\x00\x20\x00DA" + len(value).to_bytes(2, "little") + value
+    level = b"\x08\x00\x52\x00CS\x06\x00STUDY "
+    requester.send(p_data(pdv(1, 3, find_command()), pdv(1, 2, date + level)))
+    response = requester.pdu()
+    assert b"\x00\x00\x00\x09\x02\x00\x00\x00\x00\xa9" in response[1]
+    assert b"StudyDate is no date" in response[1]
+    requester.release()
+    assert index.asked == []
+
+
+@pytest.mark.parametrize(
+    "key", ["", "*", '""', "20240229", "2024.02.29", "202402", "20240101-", "-20240101", "2024-202403"]
+)
+def test_a_date_a_range_and_a_star_are_asked_for(key: str) -> None:
+    _refuse_wrong_moments(Query("STUDY", {"StudyDate": key}), KEYWORDS)
+
+
+@pytest.mark.parametrize("key", ["", "*", "10", "1015-", "-10:15:30", "101530.5-1016", "235960"])
+def test_a_time_is_asked_for_in_all_its_forms(key: str) -> None:
+    _refuse_wrong_moments(Query("STUDY", {"StudyTime": key}), frozenset({"StudyTime"}))

@@ -43,7 +43,7 @@ def asked_for(query: Query) -> Asked:
     if query.patient_root and query.keys.get("PatientID"):
         asked["patient_id"] = [search_key(query.keys["PatientID"])]
     for level, keyword, column in _UNIQUE:
-        values = [uid for uid in query.keys.get(keyword, "").split("\\") if uid]
+        values = [uid for one in query.keys.get(keyword, "").split("\\") if (uid := one.strip(" \0"))]
         if values and LEVELS.index(level) <= depth:
             asked[column] = values
     return asked

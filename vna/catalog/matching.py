@@ -105,9 +105,10 @@ def _padded(text: str, digits: int, padding: str) -> str:
 def alternatives(vr: str, key: str) -> tuple[str, ...]:
     """The values of a key, each in the form that is compared; none where everything matches.
 
-    Wildcards are left in. A name whose last components are `*` also stands for the name without them.
+    Wildcards are left in; a lone `*` is universal matching for every kind of value. A name whose last components
+    are empty or `*`, one of them `*`, stands for the name without them and with any.
     """
-    if not key.strip(" ") or (vr in _WILDCARD_VRS and not key.strip("* ^=" if vr == "PN" else "* ")):
+    if not key.strip("* ^=" if vr == "PN" else "* "):
         return ()
     values = [value.strip(" ") for value in key.split("\\") if value.strip(" ")]
     if vr != "PN":
@@ -115,11 +116,19 @@ def alternatives(vr: str, key: str) -> tuple[str, ...]:
     names: list[str] = []
     for value in values:
         name = EMPTY if value == EMPTY else plain_name(value)
-        names.append(name)
-        shorter = re.sub(r"(\^\*+)+$", "", name)
-        if shorter != name and "=" not in name:
-            names.append(shorter)
+        shorter = re.sub(r"(\^\**)+$", "", name)
+        names += [shorter, f"{shorter}^*"] if shorter != name and "=" not in name else [name]
     return tuple(names)
+
+
+def plain_key(keyword: str, key: str) -> str:
+    """A key without what says nothing: empty where everything matches, UIDs each without their padding."""
+    vr = vr_of(keyword)
+    if not alternatives(vr, key):
+        return ""
+    if vr != "UI":
+        return key
+    return "\\".join(uid for one in key.split("\\") if (uid := one.strip(" \0")))
 
 
 def has_wildcards(vr: str, value: str) -> bool:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import and_, false, func, not_, or_, select, true
+from sqlalchemy import String, and_, false, func, not_, or_, select, true
 
 from vna.catalog.lists import is_one_of
 from vna.catalog.matching import EMPTY, LONGEST, alternatives, has_wildcards, interval, vr_of
@@ -49,7 +49,8 @@ def candidates(
     conditions = [
         condition
         for keyword in sorted(keys.keys() & study_keywords - {"PatientName"})
-        if (condition := _condition(dialect, _column(keyword), vr_of(keyword), keys[keyword])) is not None
+        if (condition := _condition(dialect, _column(dialect, keyword), vr_of(keyword), keys[keyword]))
+        is not None
     ]
     by_uid = [_uids(dialect, keys, *one) for one in _BY_UID if keys.get(one[0])]
     conditions += by_uid
@@ -66,9 +67,14 @@ def candidates(
     ]
 
 
-def _column(keyword: str) -> Any:
+def _column(dialect: str, keyword: str) -> Any:
+    """The column of a keyword, or its text in the attributes made like those: cut, and in the order of code points."""
     column = _COLUMNS.get(keyword)
-    return func.coalesce(_STUDY.c.attributes[keyword].as_string(), "") if column is None else column
+    if column is not None:
+        return column
+    kept = func.coalesce(_STUDY.c.attributes[keyword].as_string(), "")
+    key = func.substr(func.trim(kept, " "), 1, LONGEST, type_=String())
+    return key.collate("C") if dialect == "postgresql" else key
 
 
 def _names(dialect: str, key: str) -> tuple[Any, Any]:

@@ -15,7 +15,7 @@ from sqlalchemy.engine import Connection, Engine
 from vna.catalog.attributes import INSTANCE_KEYWORDS, SERIES_KEYWORDS, STUDY_KEYWORDS
 from vna.catalog.holding import LEVELS
 from vna.catalog.lists import is_one_of
-from vna.catalog.matching import Matcher, matcher
+from vna.catalog.matching import Matcher, matcher, plain_key
 from vna.catalog.narrowing import Candidates, candidates
 from vna.catalog.recording import table_of
 from vna.catalog.sums import (
@@ -104,7 +104,9 @@ class _Search:
     ) -> None:
         self._engine, self._dialect, self._level = engine, engine.dialect.name, query.level
         self._asked = {
-            keyword: key for keyword, key in query.keys.items() if keyword in SUPPORTED[query.level]
+            keyword: plain_key(keyword, key)
+            for keyword, key in query.keys.items()
+            if keyword in SUPPORTED[query.level]
         }
         self._units = units
 
@@ -249,7 +251,7 @@ class _Search:
     # -- patients
 
     def _patients(self) -> Iterator[Values]:
-        """Patients by Patient ID and its issuer, with the attributes of the study that was told last."""
+        """Patients, as `vna.catalog.sums.patient` tells them apart, with the attributes of the study told last."""
         (narrow,) = candidates(self._dialect, self._asked, frozenset(_PATIENT_KEYWORDS), in_parts=False)
         column = _STUDY.c.patient_id
         statement = select(column).where(*narrow.conditions).distinct().order_by(column)

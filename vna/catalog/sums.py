@@ -6,12 +6,12 @@ from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import and_, func, select
+from sqlalchemy import and_, case, func, select
 from sqlalchemy.engine import Connection
 
 from vna.catalog.holding import mounted
 from vna.catalog.lists import is_one_of
-from vna.catalog.matching import search_key
+from vna.catalog.matching import date_key, first_group, further_groups, search_key
 from vna.catalog.recording import table_of
 from vna.catalog.tables import Copy, Instance, Series, Study
 from vna.site import UnitDefinition
@@ -20,6 +20,8 @@ _STUDY, _SERIES, _INSTANCE, _COPY = (table_of(model) for model in (Study, Series
 
 Values = dict[str, str]
 """Keyword to text of one patient, study, series or instance, with those above it."""
+Whose = tuple[str, str, str, str, str]
+"""What tells patients apart, see `patient`."""
 
 PATIENT_COUNTS = (
     "NumberOfPatientRelatedStudies",
@@ -111,21 +113,23 @@ def instances_of_series(
     return {(study, series): count for study, series, count in rows}
 
 
-def patient(values: Mapping[str, str]) -> tuple[str, str]:
-    """Who it is: Patient ID, as the database is searched by it, and the ID's issuer."""
-    return search_key(values.get("PatientID", "")), values.get("IssuerOfPatientID", "")
+def patient(values: Mapping[str, str]) -> Whose:
+    """Who it is: Patient ID, as the database is searched by it, and the ID's issuer; without a Patient ID, also
+    name (two forms) and birth date, lest strangers are taken for one.
+    """
+    patient_id, name = search_key(values.get("PatientID", "")), values.get("PatientName", "")
+    of_stranger = (first_group(name), further_groups(name), date_key(values.get("PatientBirthDate", "")))
+    return patient_id, values.get("IssuerOfPatientID", ""), *(("", "", "") if patient_id else of_stranger)
 
 
-def patients_of(
-    connection: Connection, dialect: str, patient_ids: Sequence[str]
-) -> dict[tuple[str, str], Values]:
+def patients_of(connection: Connection, dialect: str, patient_ids: Sequence[str]) -> dict[Whose, Values]:
     """Patients with the attributes of the study that was told last."""
     rows = connection.execute(
         select(_STUDY.c.attributes, _STUDY.c.told_at, _STUDY.c.told_by)
         .where(is_one_of(dialect, _STUDY.c.patient_id, patient_ids))
         .order_by(_STUDY.c.patient_id)
     )
-    newest: dict[tuple[str, str], tuple[tuple[str, str], Values]] = {}
+    newest: dict[Whose, tuple[tuple[str, str], Values]] = {}
     for attributes, *told in rows:
         whose, when = patient(attributes), (told[0], told[1])
         if whose not in newest or when > newest[whose][0]:
@@ -135,7 +139,7 @@ def patients_of(
 
 def counts_of_patients(
     connection: Connection, dialect: str, patient_ids: Sequence[str] | set[str]
-) -> dict[tuple[str, str], Values]:
+) -> dict[Whose, Values]:
     """The numbers of each patient."""
     below = (
         select(
@@ -149,14 +153,18 @@ def counts_of_patients(
         .subquery()
     )
     issuer = func.coalesce(_STUDY.c.attributes["IssuerOfPatientID"].as_string(), "")
+    of_stranger = (_STUDY.c.patient_name, _STUDY.c.further_names, _STUDY.c.patient_birth_date)
+    whose = [
+        _STUDY.c.patient_id,
+        issuer,
+        *(case((_STUDY.c.patient_id == "", column), else_="") for column in of_stranger),
+    ]
     rows = connection.execute(
-        select(
-            _STUDY.c.patient_id, issuer, func.count(), func.sum(below.c.series), func.sum(below.c.instances)
-        )
+        select(*whose, func.count(), func.sum(below.c.series), func.sum(below.c.instances))
         .join(below, below.c.study_instance_uid == _STUDY.c.study_instance_uid)
-        .group_by(_STUDY.c.patient_id, issuer)
+        .group_by(*whose)
     )
     return {
-        (patient_id, of_issuer): dict(zip(PATIENT_COUNTS, map(str, counts), strict=True))
-        for patient_id, of_issuer, *counts in rows
+        (one, two, three, four, five): dict(zip(PATIENT_COUNTS, map(str, counts), strict=True))
+        for one, two, three, four, five, *counts in rows
     }

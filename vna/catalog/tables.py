@@ -23,7 +23,9 @@ def _bytes() -> Any:
 def _search() -> Any:
     """A text that queries are narrowed by, in the order of its code points in both databases."""
     kind = String().with_variant(String(collation="C"), "postgresql")
-    return Field(default="", sa_column=Column(kind, nullable=False))
+    return Field(
+        default="", sa_column=Column(kind, nullable=False)
+    )  # no default in the database: revision 0003
 
 
 class Study(SQLModel, table=True):

@@ -5,6 +5,7 @@ that takes them slowly is waited for. Nothing of what is asked for or answered i
 """
 
 import logging
+import re
 import struct
 import time
 from collections.abc import Iterable, Mapping
@@ -104,6 +105,7 @@ class _Request:
         comment = ""
         try:
             query, asked = self._query()
+            _refuse_wrong_moments(query, index.supported_keywords[query.level])
             encoder = _Encoder(self._syntax, asked, query, index, self._retrieve_aet)
             pending = self._command(encoder.status, with_data_set=True)
             for values in index.matches(query):
@@ -184,6 +186,44 @@ class _Request:
 
 def _is_known(keyword: str) -> bool:
     return tag_for_keyword(keyword) is not None
+
+
+_MOMENT = {
+    "DA": re.compile(r"(\d{4})(?:(\.?)(\d\d)(?:\2(\d\d))?)?"),
+    "TM": re.compile(r"(\d\d)(?:(:?)(\d\d)(?:\2(\d\d)(?:\.\d+)?)?)?"),
+}
+"""A date or time as a key, also of the old form with dots or colons, also only its beginning."""
+_LIMITS = {"DA": ((0, 9999), (1, 12), (1, 31)), "TM": ((0, 23), (0, 59), (0, 60))}
+
+
+def _refuse_wrong_moments(query: Query, supported: frozenset[str]) -> None:
+    """A date or time that is none would find nothing, and look like an answer. Raises `_Refused`."""
+    for keyword in sorted(query.keys.keys() & supported):
+        tag = tag_for_keyword(keyword)
+        vr = "" if tag is None else dictionary_VR(tag)
+        if vr in _MOMENT and not all(
+            _is_moment(vr, value.strip()) for value in query.keys[keyword].split("\\")
+        ):
+            kind = "date" if vr == "DA" else "time"
+            raise _Refused(IDENTIFIER_DOES_NOT_MATCH, f"{keyword} is no {kind} or range of {kind}s")
+
+
+def _is_moment(vr: str, value: str) -> bool:
+    """Whether it is one date or time, a range, or a key for any value or for none (PS3.4 C.2.2.2)."""
+    if not value.strip("*") or value == '""':
+        return True
+    first, dash, last = (part.strip() for part in value.partition("-"))
+    ends = [_MOMENT[vr].fullmatch(end) for end in (first, last) if end]
+    if not ends or not all(ends):
+        return False
+    numbers = [[int(part) for part in end.group(1, 3, 4) if part] for end in ends if end]
+    if not dash:
+        return all(low <= n <= high for n, (low, high) in zip(numbers[0], _LIMITS[vr], strict=False))
+    if len(numbers) == 1:
+        return True
+    # the last moment of a range is the end of what it names: 2024-2024 is the whole year
+    shorter = min(map(len, numbers))
+    return numbers[0][:shorter] <= numbers[1][:shorter]
 
 
 # -- answers as bytes
