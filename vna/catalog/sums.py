@@ -117,9 +117,11 @@ def patient(values: Mapping[str, str]) -> Whose:
     """Who it is: Patient ID, as the database is searched by it, and the ID's issuer; without a Patient ID, also
     name (two forms) and birth date, lest strangers are taken for one.
     """
-    patient_id, name = search_key(values.get("PatientID", "")), values.get("PatientName", "")
-    of_stranger = (first_group(name), further_groups(name), date_key(values.get("PatientBirthDate", "")))
-    return patient_id, values.get("IssuerOfPatientID", ""), *(("", "", "") if patient_id else of_stranger)
+    patient_id, issuer = search_key(values.get("PatientID", "")), values.get("IssuerOfPatientID", "")
+    if patient_id:
+        return patient_id, issuer, "", "", ""
+    name, born = values.get("PatientName", ""), values.get("PatientBirthDate", "")
+    return "", issuer, first_group(name), further_groups(name), date_key(born)
 
 
 def patients_of(connection: Connection, dialect: str, patient_ids: Sequence[str]) -> dict[Whose, Values]:
