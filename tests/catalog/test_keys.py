@@ -106,11 +106,12 @@ def test_patients_without_an_id_are_told_apart_by_name_and_birth_date(
     assert study["NumberOfPatientRelatedStudies"] == "1"
 
 
-@pytest.mark.parametrize("keyword", sorted(SUPPORTED["IMAGE"]))
-def test_a_lone_star_is_universal_for_every_key(catalog: Catalog, index: CatalogIndex, keyword: str) -> None:
+def test_a_lone_star_is_universal_for_every_key(catalog: Catalog, index: CatalogIndex) -> None:
     catalog.record("one", "m", [one(1, StudyDate="20240101"), one(2)])
-    level = next(each for each in ("STUDY", "SERIES", "IMAGE") if keyword in SUPPORTED[each])
-    assert len(list(index.matches(Query(level, {keyword: "*"}, patient_root=True)))) == 2
+    for keyword in sorted(SUPPORTED["IMAGE"]):
+        level = next(each for each in ("STUDY", "SERIES", "IMAGE") if keyword in SUPPORTED[each])
+        answers = index.matches(Query(level, {keyword: "*"}, patient_root=True))
+        assert len(list(answers)) == 2, keyword
 
 
 def test_empty_components_before_a_star_are_as_good_as_none(catalog: Catalog, index: CatalogIndex) -> None:
