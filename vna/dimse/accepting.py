@@ -32,6 +32,7 @@ from pynetdicom.transport import AddressInformation, AssociationSocket
 from vna.dimse.callers import Caller
 from vna.dimse.pdata import hang_up
 from vna.dimse.services import Services
+from vna.dimse.tally import log_breach
 from vna.errors import where_it_happened
 from vna.platform import wait_readable
 
@@ -299,7 +300,7 @@ def _at_end_of_reading(association: Any, then: Callable[[], None]) -> None:
             # the peer was gone before the library had answered it; its state machine has no row for that
             hang_up(association)
         except Exception as error:  # noqa: BLE001  the library raises whatever a hostile PDU makes it
-            _log.warning("%s broke the protocol (%s)", association.requestor.address, type(error).__name__)
+            log_breach(association.requestor.address, type(error).__name__)
             hang_up(association)
         finally:
             try:

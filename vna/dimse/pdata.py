@@ -11,7 +11,6 @@ the messages are taken one step later, at `DIMSEServiceProvider.receive_primitiv
 """
 
 import contextlib
-import logging
 import mmap
 import os
 import socket
@@ -26,10 +25,9 @@ from pynetdicom.pdu_primitives import P_DATA
 
 from vna.dimse.commands import ProtocolViolation
 from vna.dimse.storing import Arrivals, Messages
+from vna.dimse.tally import log_breach
 from vna.errors import SettingsError
 from vna.platform import wait_readable
-
-_log = logging.getLogger(__name__)
 
 BUFFER_BYTES = 2**20
 LARGEST_CONTROL_PDU = 2**20
@@ -145,7 +143,7 @@ def _from_library(association: Association, messages: Messages) -> Callable[[P_D
                 messages.feed(context_id, bool(control & 1), data, bool(control & 2))
             messages.flush()
         except ProtocolViolation as error:
-            _log.warning("%s broke the protocol: %s", _peer(association), error)
+            log_breach(_peer(association), error)
             association.dul.event_queue.put(_INVALID_PDU)
         except OSError:
             association.dul.event_queue.put(_CLOSED_BY_PEER)
@@ -257,7 +255,7 @@ class PDataLoop:
         try:
             self._read()
         except ProtocolViolation as error:
-            _log.warning("%s broke the protocol: %s", _peer(self._association), error)
+            log_breach(_peer(self._association), error)
             self._start = self._end = 0
             self._library_only = True
             self._dul.event_queue.put(_INVALID_PDU)

@@ -70,6 +70,15 @@ class Lines:
             return self._written <= self._most
 
 
+_breaches = Lines(_LINES, REPEAT_SECONDS)
+
+
+def log_breach(address: object, what: object) -> None:
+    """A peer broke PS3.7 or PS3.8. One that does so without end does not fill the log."""
+    if _breaches.take():
+        _log.warning("%s broke the protocol: %s", address, what)
+
+
 class Tally:
     """Counts; used by any thread."""
 
