@@ -173,6 +173,19 @@ def is_locked(path: Path | str) -> bool:
     return False
 
 
+def may_be_running(pid: int) -> bool:
+    """Whether there may be such a process; True where asking would end it (Windows)."""
+    if IS_WINDOWS:
+        return True
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # another user's
+        return True
+    return True
+
+
 def spawn_bound(command: list[str], **kwargs: object) -> "subprocess.Popen[bytes]":
     """Start a child that must not outlive us: it gets a pipe as standard input and ends when that closes.
 

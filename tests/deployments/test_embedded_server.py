@@ -57,9 +57,10 @@ def test_a_killed_command_takes_its_server_along_and_the_next_one_marks_its_run(
     assert killed.stdout is not None
     api_url = killed.stdout.readline().decode().strip()
     deadline = time.monotonic() + 60
-    while not told.exists() and time.monotonic() < deadline:
+    while not (told.exists() and told.stat().st_size) and time.monotonic() < deadline:
         time.sleep(0.1)
     run_id = told.read_text(encoding="utf-8")
+    assert run_id
     assert listens(api_url)
     assert running_server(home) is None, "an embedded server is its command's own"
 

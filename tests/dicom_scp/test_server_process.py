@@ -26,6 +26,7 @@ from tests.dicom_scp.arranging_server import (  # noqa: E402
 )
 from vna.dimse.service import receiving, running_scp  # noqa: E402
 from vna.errors import PortInUse, SettingsError  # noqa: E402
+from vna.platform import take_lock  # noqa: E402
 from vna.settings import Settings  # noqa: E402
 
 
@@ -219,6 +220,16 @@ def test_receiving_goes_on_when_the_server_it_used_goes_away(settings: Settings)
         assert sender.store("1.2.3", b"data") == 0
         sender.release()
     assert running_scp(settings) is None
+
+
+def test_what_a_killed_server_said_is_not_believed_of_its_successor(settings: Settings) -> None:
+    with server(settings) as process:
+        facts = (settings.home / "scp.json").read_bytes()
+        process.kill()
+        process.wait()
+        (settings.home / "scp.json").write_bytes(facts)
+        with take_lock(settings.home / "scp.lock") or pytest.fail("the lock of a killed server is held"):
+            assert running_scp(settings) is None
 
 
 def test_two_runs_at_once_share_one_server_and_the_last_keeps_it(settings: Settings) -> None:

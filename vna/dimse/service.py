@@ -31,7 +31,7 @@ from vna.errors import (
     SettingsError,
     TlsFailed,
 )
-from vna.platform import is_locked, spawn_bound, take_lock
+from vna.platform import is_locked, may_be_running, spawn_bound, take_lock
 from vna.settings import Settings
 from vna.site import RemoteServer, Tls
 
@@ -65,9 +65,11 @@ def running_scp(settings: Settings) -> RunningScp | None:
     if not is_locked(_lock_path(settings)):
         return None
     try:
-        return RunningScp.model_validate_json(_facts_path(settings).read_bytes())
+        running = RunningScp.model_validate_json(_facts_path(settings).read_bytes())
     except (OSError, ValidationError):  # locked, and not yet listening
         return None
+    # a new one that has just the lock has not yet taken away what a killed one said
+    return running if may_be_running(running.pid) else None
 
 
 @contextlib.contextmanager
