@@ -89,5 +89,7 @@ def show(value: Mapping[str, object]) -> None:
 def failure(command: str, sentence: str) -> dict[str, object]:
     """The object of a command (`verify`, `unit add`) that could not do what was asked: the keys of its success."""
     nothing = NOTHING_DONE.get(command, {"state": "failed"})
-    said = {"sentence": sentence} if "sentence" in nothing else {}
+    said: dict[str, object] = {"sentence": sentence} if "sentence" in nothing else {}
+    if "receiving" in nothing:  # nobody has looked
+        said["receiving"] = None
     return {**nothing, **said, "problems": [sentence]}

@@ -1,9 +1,7 @@
 """What `backupdr check` looks at: one sentence a finding, good ones too."""
 
 import contextlib
-import os
 import socket
-import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -21,7 +19,8 @@ from cli.health import (
 )
 from cli.unit_folders import overlapping
 from cli.verifying import lost_catalog
-from vna.errors import BackupError, CatalogUnavailable
+from dicom_scp.home import check_home, write_in
+from vna.errors import BackupError, CatalogUnavailable, SettingsError
 from vna.platform import IS_WINDOWS, NETWORK_FILE_SYSTEMS, file_system_kind, free_bytes
 from vna.settings import Settings, load_settings
 from vna.site import Site, load_site
@@ -33,8 +32,13 @@ if TYPE_CHECKING:
 def check(*, as_json: bool) -> bool:
     """Look at everything, say what was found, and return whether nothing is wrong."""
     settings = load_settings()
+    try:
+        site = load_site(settings)
+    except SettingsError:
+        check_home(settings)  # where that is the reason
+        raise
     found: list[Finding] = []
-    for finding in look(settings, load_site(settings)):
+    for finding in look(settings, site):
         found.append(finding)
         say(f"{'WRONG' if finding.wrong else 'ok   '}  {finding.sentence}", as_json=as_json)
     wrong = [finding.sentence for finding in found if finding.wrong]
@@ -61,8 +65,7 @@ def _told(part: Callable[[Settings], Iterator[Finding]], settings: Settings) -> 
 
 
 def _home(settings: Settings) -> Iterator[Finding]:
-    settings.home.mkdir(parents=True, exist_ok=True)
-    _write_in(settings.home)
+    check_home(settings)
     kind = file_system_kind(settings.home)
     if kind in NETWORK_FILE_SYSTEMS and settings.catalog_database_url.startswith("sqlite"):
         yield Finding(
@@ -79,15 +82,30 @@ def _spool(settings: Settings) -> Iterator[Finding]:
 
     spool = Spool(settings.spool_path, settings.reserve_bytes)
     spool.check()
-    _write_in(settings.spool_path)
-    spool.may_pull()
+    write_in(settings.spool_path)
     free, _ = free_bytes(settings.spool_path)
-    yield Finding(
-        False, f"The spool {settings.spool_path} is on a local disk with {free / 2**30:.1f} GiB free."
-    )
+    yield _space(settings.spool_path, free, spool.reserve)
     yield from of_waiting(spool.waiting())
     yield from of_aside(settings, len(spool.aside()))
     yield from of_commitments(spool)
+
+
+def _space(spool: Path, free: int, reserve: int) -> Finding:
+    """Below the reserve nothing is taken, below twice the reserve nothing is fetched."""
+    has = f"{free / 2**30:.2f} GiB free"
+    if free < reserve:
+        return Finding(
+            True,
+            f"{spool}: only {has}, {reserve / 2**30:.2f} GiB must stay free: the DICOM server refuses everything "
+            f"that is sent to it, and no pull begins; make room.",
+        )
+    if free < 2 * reserve:
+        return Finding(
+            True,
+            f"{spool}: only {has}, and no pull begins below {2 * reserve / 2**30:.2f} GiB, twice the reserve of "
+            f"{reserve / 2**30:.2f} GiB; what is sent to us is still taken. Make room.",
+        )
+    return Finding(False, f"The spool {spool} is on a local disk with {free / 2**30:.1f} GiB free.")
 
 
 def _keys(settings: Settings) -> Iterator[Finding]:
@@ -159,7 +177,7 @@ def _units(settings: Settings, site: Site) -> Iterator[Finding]:
     for unit in site.units.values():
         try:
             opened = open_unit(unit, create=unit.name == settings.default_unit)
-            _write_in(unit.path)
+            write_in(unit.path)
             free, total = free_bytes(unit.path)
             lost = _lost_catalog(settings, opened)
         except BackupError as error:
@@ -179,10 +197,10 @@ def _units(settings: Settings, site: Site) -> Iterator[Finding]:
             if linked
             else "placing is a copy, because it is another disk than the spool's"
         )
-        yield Finding(
-            free < reserve,
-            f"Storage unit {unit.name} at {unit.path} is there, with {free / 2**30:.1f} GiB free; {how}.",
-        )
+        room = f"with {free / 2**30:.1f} GiB free"
+        if free < reserve:
+            room = f"but only {free / 2**30:.2f} GiB are free and {reserve / 2**30:.2f} GiB must stay free: make room"
+        yield Finding(free < reserve, f"Storage unit {unit.name} at {unit.path} is there, {room}; {how}.")
         if lost is not None:
             yield Finding(True, lost)
 
@@ -224,13 +242,6 @@ def port_is_free(host: str, port: int) -> bool:
         except OSError:
             return False
         return True
-
-
-def _write_in(folder: Path) -> None:
-    with tempfile.TemporaryFile(dir=folder) as file:
-        file.write(b"backupdr check")
-        file.flush()
-        os.fsync(file.fileno())
 
 
 def _same_file_system(one: Path, other: Path) -> bool:

@@ -23,7 +23,7 @@ _REASONS = {
     "called-aet": "not our AE title called",
     "calling-aet": "unknown calling AE title",
     "address": "wrong address",
-    "tls": "not by TLS, or TLS not agreed",
+    "tls": "TLS not agreed, or on the wrong one of the plain and the TLS port",
     "tls-subject": "another certificate",
     "limit": "too many associations",
     "address-limit": "too many associations of one address",
@@ -31,6 +31,8 @@ _REASONS = {
     "silent": "connection that said nothing",
     "not-dicom": "not DICOM",
     "version": "another protocol version",
+    "no-store": "may not store",
+    "no-retrieve": "may not query, retrieve or ask for storage commitment",
     "stopping": "while ending",
     "failure": "could not be served",
 }
@@ -78,7 +80,7 @@ def look(settings: Settings) -> Health:
     """The server as it answers now, and what waits in its spool."""
     ours = running_scp(settings)
     if ours is None:
-        health = Health(f"No DICOM server of {settings.home} is running.", receives=False)
+        health = _not_running(settings)
         status = ScpStatus()
     else:
         health = _answering(settings, ours)
@@ -96,6 +98,18 @@ def look(settings: Settings) -> Health:
             f"The DICOM server runs as {ours.aet} on {_ports(ours)}, and refuses what is sent to it."
         )
     return health
+
+
+def _not_running(settings: Settings) -> Health:
+    last = together(read_statuses(settings))
+    if not last.ending:
+        return Health(f"No DICOM server of {settings.home} is running.", receives=False)
+    still = _counted(last.associations, "association")
+    return Health(
+        f"The DICOM server of {settings.home} is ending: it takes no new association, and finishes what is being "
+        f"received ({still} open).",
+        receives=False,
+    )
 
 
 def studies_arriving(settings: Settings, latency_seconds: float) -> int | None:
@@ -258,7 +272,9 @@ def of_waiting(waiting: Waiting) -> Iterator[Finding]:
 
 def of_indexer(status: ScpStatus, waiting: Waiting) -> Iterator[Finding]:
     """Whether anybody places what waits."""
-    if status.indexer == "ended":
+    if status.indexer == "starting":
+        yield Finding(False, "The indexer beside the DICOM server is starting.")
+    elif status.indexer == "ended":
         yield Finding(True, "The indexer beside the DICOM server ended and is being started again.")
     elif status.processes and not status.indexer and waiting.files:
         yield Finding(False, "This server runs without an indexer; `backupdr scp --index` has one beside it.")

@@ -4,8 +4,6 @@ from typing import Annotated
 
 import typer
 
-from cli.options import AS_JSON
-
 
 def add_to(app: typer.Typer) -> None:
     """Register this command."""
@@ -32,7 +30,9 @@ def scp(
         bool,
         typer.Option("--health", help="Tell how the running server is; exit code 0 only if it receives."),
     ] = False,
-    as_json: AS_JSON = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="With --health: end with one JSON object, for scripts.")
+    ] = False,
 ) -> None:
     """Run the DICOM server alone (receive and store); needs no Prefect. Ctrl-C ends it."""
     from vna.errors import SettingsError
@@ -51,7 +51,9 @@ def scp(
     given = {"scp_port": port, "scp_aet": aet, "scp_processes": processes}
     settings = load_settings(**{name: value for name, value in given.items() if value is not None})
     from dicom_scp.family import run_family
+    from dicom_scp.home import check_home
     from dicom_scp.receiving import log_plainly
 
+    check_home(settings)
     log_plainly(settings)
     raise typer.Exit(run_family(settings, index=index, open_to_loopback=open_to_loopback))

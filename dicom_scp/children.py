@@ -39,6 +39,19 @@ class Child:
         process = self._process
         return process is not None and process.poll() is None
 
+    @property
+    def is_starting(self) -> bool:
+        """Whether it was never there yet; after that, who is not running has ended."""
+        return self._process is None
+
+    def end_now(self) -> None:
+        """Kill it; only where we end ourselves at once."""
+        self._stop.set()
+        process = self._process
+        if process is not None:
+            process.kill()
+            self.on_end(process.pid)
+
     def start(self) -> None:
         self._keeper = threading.Thread(target=self._keep, name=self.name, daemon=True)
         self._keeper.start()

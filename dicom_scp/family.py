@@ -14,7 +14,7 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 
 from dicom_scp.children import Child
 from dicom_scp.receiving import GRACE_SECONDS, ReceivingProcess
@@ -41,6 +41,8 @@ _INDEXER = [sys.executable, "-m", "vna.indexing", "--bound"]
 _RECEIVER = [sys.executable, "-m", "dicom_scp", "--bound"]
 _END_SECONDS = 3.0
 _CLOSING_SECONDS = 0.5
+_SAME_SECONDS = 0.5
+"""A terminal and what started us may both tell us of the same Ctrl-C."""
 
 
 def run_family(
@@ -55,8 +57,8 @@ def run_family(
     `open_to_loopback`: any calling AE title on this machine may store and retrieve. Raises `PortInUse`,
     `SpoolUnusable`, or `SettingsError` if a server of this home runs already.
     """
-    with _until_told(stop or threading.Event()) as told:
-        family = _Family(settings, index=index, open_to_loopback=open_to_loopback)
+    family = _Family(settings, index=index, open_to_loopback=open_to_loopback)
+    with _until_told(stop or threading.Event(), again=family.end_now) as told:
         try:
             with as_the_server_of(settings) as announce:
                 clear_statuses(settings)
@@ -66,6 +68,9 @@ def run_family(
                 _log.info("%s", where)
                 tell_service_manager("READY=1", f"STATUS={where}")
                 family.mind(told)
+                _log.info(
+                    "finishing what is being received, at most %g s; Ctrl-C again ends it now", GRACE_SECONDS
+                )
                 tell_service_manager("STOPPING=1", "STATUS=finishing what is being received")
                 family.stop_listening()
         finally:
@@ -147,6 +152,12 @@ class _Family:
             child.join()
         remove_status(self._settings, os.getpid())
 
+    def end_now(self) -> None:
+        """Whatever is under way is cut off, and the senders send it again: nothing acknowledged is lost by that."""
+        for child in self._children():
+            child.end_now()
+        remove_status(self._settings, os.getpid())
+
     def _children(self) -> list[Child]:
         return [*self._receivers, *([self._indexer] if self._indexer is not None else [])]
 
@@ -184,10 +195,12 @@ class _Family:
     def _indexer_state(self) -> str:
         if self._indexer is None:
             return ""
+        if self._indexer.is_starting:
+            return "starting"
         return "running" if self._indexer.is_running else "ended"
 
     def _status(self) -> ScpStatus:
-        ended = [child.name for child in self._receivers if not child.is_running]
+        ended = [child.name for child in self._receivers if not (child.is_running or child.is_starting)]
         return ScpStatus(
             pid=os.getpid(),
             at=time.time(),
@@ -205,14 +218,27 @@ def _in_words(now: ScpStatus) -> str:
 
 
 @contextlib.contextmanager
-def _until_told(stop: threading.Event) -> Generator[threading.Event]:
-    """The event is also set by Ctrl-C and a polite kill, where we are the main thread and may listen to them."""
+def _until_told(stop: threading.Event, *, again: Callable[[], None]) -> Generator[threading.Event]:
+    """The event is also set by Ctrl-C and a polite kill, where we are the main thread and may listen to them.
+
+    When one comes again, `again` is called and this process ends at once.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield stop
         return
+    first: list[float] = []
+
+    def told(number: int, _: object) -> None:
+        stop.set()
+        first.append(time.monotonic())
+        if first[-1] - first[0] > _SAME_SECONDS:
+            _log.warning("told to end again: ended without finishing what was being received")
+            again()
+            os._exit(128 + number)
+
     names = ("SIGINT", "SIGTERM", "SIGBREAK")  # the last is Windows'
     numbers = [getattr(signal, name) for name in names if hasattr(signal, name)]
-    before = {number: signal.signal(number, lambda *_: stop.set()) for number in numbers}
+    before = {number: signal.signal(number, told) for number in numbers}
     try:
         yield stop
     finally:

@@ -33,6 +33,7 @@ def log_plainly(settings: Settings) -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     _config.LOG_HANDLER_LEVEL = "none"
     logging.getLogger("pynetdicom").setLevel(logging.CRITICAL)
+    logging.getLogger("alembic").setLevel(logging.WARNING)  # it tells of each plugin when it is imported
     set_log_level(settings.log_level)
 
 
@@ -65,7 +66,8 @@ class ReceivingProcess:
         self._started = time.time()
         self._told_problem = ""
         self._log_level = settings.log_level
-        self._stop = threading.Event()
+        self._stop, self._ended = threading.Event(), threading.Event()
+        self._saying = threading.Lock()
         self._reporter = threading.Thread(target=self._report, name="status", daemon=True)
         self._services = services_of(
             settings, self._watched, Spool(settings.spool_path, settings.reserve_bytes)
@@ -93,12 +95,15 @@ class ReceivingProcess:
         """Take no new association; those that are open go on. What commitment waits for is left to the next start."""
         self.receiver.stop_listening()
         self._stop.set()
+        if self._reporter.is_alive():
+            self._say()
 
     def drain(self, grace_seconds: float) -> None:
         """Let what is being received come to its end, then end the rest."""
         self.stop_listening()
         ends = time.monotonic() + grace_seconds
         self.receiver.drain(grace_seconds)
+        self._ended.set()
         for thread in (self._reporter, self._commitments):
             if thread.is_alive():
                 thread.join(max(0.5, ends - time.monotonic()))  # a report half made is made again
@@ -113,14 +118,18 @@ class ReceivingProcess:
                 self._told_problem = self._watched.problem
                 if self._told_problem:
                     _log.error("%s The last good one stays in use.", self._told_problem)
-            with contextlib.suppress(
-                OSError
-            ):  # a full disk: whoever asks then sees that nobody says anything
-                write_status(self._settings, self._status())
-            if self._stop.wait(EVERY_SECONDS):
+            self._say()
+            if self._ended.wait(EVERY_SECONDS):
                 return
             if self.receiver.is_broken:
                 self._end_with_error()
+
+    def _say(self) -> None:
+        with (
+            self._saying,
+            contextlib.suppress(OSError),  # a full disk: whoever asks then sees that nobody says anything
+        ):
+            write_status(self._settings, self._status())
 
     def _end_with_error(self) -> NoReturn:
         """A process that lets nobody in is of no use; whoever started it starts another."""
@@ -145,6 +154,7 @@ class ReceivingProcess:
             at=time.time(),
             started=self._started,
             processes=1,
+            ending=self._stop.is_set(),
             associations=counts.open_associations,
             full=int(counts.is_full),
             waiting=counts.waiting,

@@ -29,6 +29,7 @@ from pynetdicom.service_class import (
 from pynetdicom.sop_class import uid_to_service_class
 from pynetdicom.transport import AddressInformation, AssociationSocket
 
+from vna.dimse.admission import Reason
 from vna.dimse.callers import Caller
 from vna.dimse.pdata import hang_up
 from vna.dimse.services import Services
@@ -109,6 +110,13 @@ class Negotiated:
 
     contexts: tuple[PresentationContext, ...]
     roles: tuple[SCP_SCU_RoleSelectionNegotiation, ...]
+    withheld: tuple[Reason, str] | None = None
+    """What was asked for and is refused to this caller, as a sentence; None where there is nothing."""
+
+    @property
+    def only_verifies(self) -> bool:
+        """Whether nothing but C-ECHO was asked for."""
+        return all(str(context.abstract_syntax) == VERIFICATION for context in self.contexts)
 
 
 def negotiate(
@@ -132,7 +140,31 @@ def negotiate(
         if result == _ACCEPTED and role is not None:
             accepted[name] = granted
     replies = tuple(build_role(name, scu_role=scu, scp_role=scp) for name, (scu, scp) in accepted.items())
-    return Negotiated(tuple(contexts.values()), replies)
+    rejected = [str(each.abstract_syntax) for each in contexts.values() if each.result == _USER_REJECTION]
+    return Negotiated(tuple(contexts.values()), replies, _withheld(rejected, roles, caller))
+
+
+def _withheld(rejected: Iterable[str], roles: Roles, caller: Caller) -> tuple[Reason, str] | None:
+    """Why a peer whose association was accepted gets nowhere; `rejected` are SOP classes."""
+    asked: dict[Reason, str] = {}
+    for name in rejected:
+        # a requester that is only SCP for storage wants C-GET, whose own context is rejected too
+        if is_storage(name) and not caller.may_store and roles.get(name, (True, False))[0]:
+            asked[Reason.no_store] = "to store"
+        elif not is_storage(name) and name != VERIFICATION and not caller.may_retrieve:
+            asked[Reason.no_retrieve] = "to query, retrieve or for storage commitment"
+    if not asked:
+        return None
+    reason = Reason.no_store if Reason.no_store in asked else Reason.no_retrieve
+    wishes = " and ".join(asked[reason] for reason in sorted(asked, reverse=True))
+    if caller.remote is not None:
+        return reason, f"{caller.remote.name} asked {wishes}, which its settings do not allow"
+    if caller.may_store:
+        return reason, f"{caller.calling_aet} asked {wishes}, and callers unknown to this site may only store"
+    return (
+        reason,
+        f"{caller.calling_aet} asked {wishes}, and our own AE title may only ask whether we are there",
+    )
 
 
 def _judge(

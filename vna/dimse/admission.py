@@ -4,6 +4,7 @@ A refusal says in PS3.8 table 9-21's numbers what the peer is told, and in a sen
 """
 
 import ipaddress
+import ssl
 import struct
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -14,12 +15,17 @@ from vna.settings import Settings
 from vna.site import RemoteServer, Site, UnknownCallers
 
 _BY_PROVIDER = 2
+TLS_HANDSHAKE = b"\x16"
+"""The first byte of whoever begins with TLS (RFC 8446 5.1)."""
 UNRECOGNISED_PDU, INVALID_PARAMETER = 1, 6
 """Reasons of an A-ABORT by the provider (PS3.8 table 9-26)."""
 
 
 class Reason(StrEnum):
-    """Why an association, or a connection that never became one, was turned away."""
+    """Why an association, or a connection that never became one, was turned away.
+
+    With `no_store` and `no_retrieve` the association was accepted, and what its caller wanted on it was not.
+    """
 
     called_aet = "called-aet"
     calling_aet = "calling-aet"
@@ -32,6 +38,8 @@ class Reason(StrEnum):
     silent = "silent"
     not_dicom = "not-dicom"
     version = "version"
+    no_store = "no-store"
+    no_retrieve = "no-retrieve"
     stopping = "stopping"
     failure = "failure"
 
@@ -55,6 +63,32 @@ def reject_pdu(refusal: Refusal) -> bytes:
 def abort_pdu(reason: int) -> bytes:
     """A-ABORT by the service provider (PS3.8 9.3.8)."""
     return struct.pack(">BBIBBBB", 7, 0, 4, 0, 0, _BY_PROVIDER, reason)
+
+
+def version_refused(version: int) -> Refusal | None:
+    """Only bit 0 of the protocol version counts (PS3.8 table 9-11)."""
+    if version & 1:
+        return None
+    return Refusal(1, 2, 2, Reason.version, f"it speaks version {version:#06x} of the upper layer protocol")
+
+
+def not_a_request(begin: bytes | bytearray, kind: int, length: int) -> tuple[Reason, str]:
+    """What to say of a connection whose first bytes are these and no A-ASSOCIATE-RQ."""
+    if begin.startswith(TLS_HANDSHAKE + b"\3"):
+        return Reason.tls, "it began with TLS; this is the plain port"
+    what = f"a PDU of type {kind} and {length} bytes"
+    return Reason.not_dicom, f"it began with {what}, not with an A-ASSOCIATE-RQ"
+
+
+class NotTls(ssl.SSLError):
+    """The first byte on the port for TLS was not one of TLS."""
+
+
+def tls_sentence(error: ssl.SSLError) -> str:
+    """What to say of a connection that agreed on no TLS."""
+    if isinstance(error, NotTls):
+        return "it did not use TLS; this is the port for TLS"
+    return f"its TLS handshake failed: {(error.reason or 'no TLS').lower().replace('_', ' ')}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,7 +20,17 @@ from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from vna.dimse.admission import UNRECOGNISED_PDU, Reason, Refusal, abort_pdu, reject_pdu
+from vna.dimse.admission import (
+    TLS_HANDSHAKE,
+    UNRECOGNISED_PDU,
+    NotTls,
+    Reason,
+    Refusal,
+    abort_pdu,
+    not_a_request,
+    reject_pdu,
+    tls_sentence,
+)
 from vna.dimse.ports import BACKLOG
 from vna.dimse.server_tls import ServerTls
 from vna.dimse.tally import Lines
@@ -57,6 +67,7 @@ class Visitor:
     address: str
     deadline: float
     shaking_hands: bool = False
+    is_greeted: bool = False
     leaving: bool = False
     request: bytearray = field(default_factory=bytearray)
     missing: int = 6
@@ -272,14 +283,18 @@ class Door:
             if visitor.leaving:
                 self._drop(visitor)
                 return
-            reason = (error.reason or "no TLS").lower().replace("_", " ")
-            self._turned_away(visitor, Reason.tls, f"its TLS handshake failed: {reason}")
+            self._turned_away(visitor, Reason.tls, tls_sentence(error))
             self._drop(visitor)
         except (OSError, ValueError):
             self._drop(visitor)
 
     def _shake_hands(self, visitor: Visitor) -> None:
         assert isinstance(visitor.connection, ssl.SSLSocket)  # noqa: S101  for the type checker
+        if not visitor.is_greeted:
+            first = socket.socket.recv(visitor.connection, 1, socket.MSG_PEEK)  # under the TLS of `ssl`
+            visitor.is_greeted = True
+            if first not in (b"", TLS_HANDSHAKE):
+                raise NotTls
         visitor.connection.do_handshake()
         visitor.shaking_hands = False
         self._wait_for(visitor, selectors.EVENT_READ)
@@ -295,8 +310,7 @@ class Door:
             if len(visitor.request) == 6:
                 kind, length = struct.unpack_from(">BxI", visitor.request)
                 if kind != _ASSOCIATE_RQ or not length or length > LARGEST_REQUEST:
-                    what = f"began with a PDU of type {kind} and {length} bytes"
-                    self._turned_away(visitor, Reason.not_dicom, f"it {what}, not with an A-ASSOCIATE-RQ")
+                    self._turned_away(visitor, *not_a_request(visitor.request, kind, length))
                     self._dismiss(visitor, abort_pdu(UNRECOGNISED_PDU))
                     return
                 visitor.missing = length
@@ -330,12 +344,12 @@ class Door:
         for visitor in [visitor for visitor in self._seats if visitor.deadline <= now]:
             if self._is_being_judged(visitor):
                 continue
-            self._drop(visitor)
             if not visitor.leaving:
                 said = (
                     "asked for no association" if not visitor.shaking_hands else "did not shake hands (TLS)"
                 )
                 self._turned_away(visitor, Reason.silent, f"it {said} within {NEGOTIATION_SECONDS:g} s")
+            self._drop(visitor)
 
     @staticmethod
     def _is_being_judged(visitor: Visitor) -> bool:

@@ -39,6 +39,7 @@ from vna.dimse.admission import (
     is_ourselves,
     rules_of,
     subject_text,
+    version_refused,
 )
 from vna.dimse.callers import Caller, caller_of, remember_caller
 from vna.dimse.listening import NEGOTIATION_SECONDS, Door, Visitor
@@ -255,7 +256,8 @@ class Receiver:
             called_address=_called_address(visitor.connection),
         )
         terms = self._terms()
-        caller = _version_refused(request) or admit(terms.rules, knock)
+        caller = version_refused(int(request.protocol_version)) or admit(terms.rules, knock)
+        request.protocol_version = 1  # the library takes no other
         if not isinstance(caller, Refusal):
             ourselves = is_ourselves(terms.rules, knock)
             place = self._places.take(visitor.address, terms.limits, ourselves=ourselves)
@@ -286,6 +288,9 @@ class Receiver:
             with contextlib.ExitStack() as unless_started:
                 unless_started.callback(place.give_back)
                 negotiated = negotiate(proposed, proposed_roles(asked), caller, self._services)
+                # our own look at ourselves, every few seconds, tells nobody anything
+                is_our_look = caller.calling_aet in terms.rules.our_aets and negotiated.only_verifies
+                level = logging.DEBUG if is_our_look else logging.INFO
                 visitor.connection.setblocking(True)
                 association = new_association(
                     self._entity,
@@ -295,7 +300,7 @@ class Receiver:
                     max_pdu=terms.max_pdu,
                     network_timeout=terms.network_timeout,
                     negotiated=negotiated,
-                    ended=lambda association: self._on_end(association, place),
+                    ended=lambda association: self._on_end(association, place, level),
                 )
                 remember_caller(association, caller)
                 unless_started.callback(self._messages.pop, association, None)
@@ -306,8 +311,8 @@ class Receiver:
             why = f"it could not be served ({type(error).__name__})"
             self._turned_away(visitor, Reason.failure, why)
             return abort_pdu(INVALID_PARAMETER)
-        self._tally.accepted()
-        _log.info("%s at %s: association accepted", caller.calling_aet, caller.address)
+        self._tally.accepted(caller, negotiated.withheld)
+        _log.log(level, "%s at %s: association accepted", caller.calling_aet, caller.address)
         if _log.isEnabledFor(logging.DEBUG):
             for text in map(context_text, proposed, negotiated.contexts):
                 _log.debug("%s at %s: %s", caller.calling_aet, caller.address, text)
@@ -347,7 +352,7 @@ class Receiver:
         _log.debug("%s: instance %s, %d bytes", receipt.association, receipt.sop_instance_uid, receipt.size)
         self._tally.received(receipt.size)
 
-    def _on_end(self, association: Association, place: Place) -> None:
+    def _on_end(self, association: Association, place: Place, level: int) -> None:
         """Called by the thread that read from it, or by the association's own, or by both."""
         messages = self._messages.pop(association, None)
         try:
@@ -359,7 +364,7 @@ class Receiver:
             place.give_back()
         if messages is not None:
             caller = caller_of(association)
-            _log.info("%s at %s: association ended", caller.calling_aet, caller.address)
+            _log.log(level, "%s at %s: association ended", caller.calling_aet, caller.address)
 
     def _turned_away(self, visitor: Visitor, reason: Reason, sentence: str) -> None:
         self._tally.refused(reason, sentence, address=visitor.address)
@@ -372,17 +377,6 @@ def _entity(aet: str) -> ApplicationEntity:
     entity.implementation_class_uid = IMPLEMENTATION_CLASS_UID
     entity.implementation_version_name = IMPLEMENTATION_VERSION_NAME
     return entity
-
-
-def _version_refused(request: A_ASSOCIATE_RQ) -> Refusal | None:
-    """Only bit 0 of the protocol version counts (PS3.8 table 9-11)."""
-    version = int(request.protocol_version)
-    if not version & 1:
-        return Refusal(
-            1, 2, 2, Reason.version, f"it speaks version {version:#06x} of the upper layer protocol"
-        )
-    request.protocol_version = 1
-    return None
 
 
 def _called_address(connection: socket.socket) -> str:

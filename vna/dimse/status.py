@@ -22,7 +22,7 @@ STALE_SECONDS = 15.0
 """What is older was left by a process that was killed, or that hangs."""
 
 MOST_REFUSALS = 20
-BECAUSE_OF_WHO = {"called-aet", "calling-aet", "address", "tls", "tls-subject"}
+BECAUSE_OF_WHO = {"called-aet", "calling-aet", "address", "tls", "tls-subject", "no-store"}
 """Reasons that last until a person changes a setting here or there; a limit passes by itself."""
 
 
@@ -44,7 +44,8 @@ class ScpStatus(BaseModel):
 
     `refused` counts associations by reason, `refused_instances` C-STORE requests by status ("0xA700");
     `last_refusals` has the newest first. `certificate_ends` is ISO 8601, empty without TLS. `indexer` is empty where
-    this server has none beside it, else "running" or "ended".
+    this server has none beside it, else "starting", "running" or "ended". `ending`: it takes no new association, and
+    finishes those it has.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -67,6 +68,7 @@ class ScpStatus(BaseModel):
     refused_instances: Mapping[str, int] = {}
     certificate_ends: str = ""
     indexer: str = ""
+    ending: bool = False
     problems: tuple[str, ...] = ()
 
 
@@ -136,8 +138,9 @@ def _addresses_of(host: str) -> set[str]:
 
 
 def together(statuses: Iterable[ScpStatus]) -> ScpStatus:
-    """Several processes as one."""
-    known = list(statuses)
+    """Several processes as one; those that are ending count only where there are no others."""
+    every = list(statuses)
+    known = [status for status in every if not status.ending] or every
     refused: Counter[str] = Counter()
     refused_instances: Counter[str] = Counter()
     for status in known:
@@ -160,5 +163,6 @@ def together(statuses: Iterable[ScpStatus]) -> ScpStatus:
         refused_instances=dict(refused_instances),
         certificate_ends=min((each.certificate_ends for each in known if each.certificate_ends), default=""),
         indexer=next((status.indexer for status in known if status.indexer), ""),
+        ending=bool(known) and all(status.ending for status in known),
         problems=tuple(dict.fromkeys(problem for status in known for problem in status.problems)),
     )

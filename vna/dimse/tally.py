@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 from vna.dimse.admission import Reason
+from vna.dimse.callers import Caller
 
 _log = logging.getLogger(__name__)
 
@@ -93,9 +94,17 @@ class Tally:
         self._bytes = 0
         self._refused_instances: Counter[int] = Counter()
 
-    def accepted(self) -> None:
+    def accepted(self, caller: Caller, withheld: tuple[Reason, str] | None = None) -> None:
+        """`withheld`: what it asked for and may not do, which is a refusal too."""
         with self._lock:
             self._accepted += 1
+        if withheld is not None:
+            self.refused(
+                *withheld,
+                address=caller.address,
+                calling_aet=caller.calling_aet,
+                called_aet=caller.called_aet,
+            )
 
     def received(self, size: int) -> None:
         """One instance of `size` bytes is durable."""
@@ -121,7 +130,9 @@ class Tally:
             return
         more = f" (and {repeats} times since it was last told)" if repeats else ""
         who = f"{calling_aet} at {address}" if calling_aet else address
-        _log.warning("%s was turned away: %s%s", who, sentence, more)
+        is_accepted = reason in (Reason.no_store, Reason.no_retrieve)
+        what = "refused a service" if is_accepted else "turned away"
+        _log.warning("%s was %s: %s%s", who, what, sentence, more)
 
     def _repeats(self, caller: tuple[str, str, Reason]) -> int | None:
         """None: not to be logged now; else how often it was kept quiet since it was logged last."""
