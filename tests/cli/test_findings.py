@@ -11,6 +11,7 @@ from ulid import ULID
 
 from cli.findings import Finding, look
 from tests.indexing.arranging import receive, settings_of, spool_of, study
+from vna.platform import free_bytes
 from vna.settings import Settings
 from vna.site import load_site
 from vna.spool import CommitmentRequest, Commitments
@@ -60,6 +61,28 @@ def test_a_folder_of_the_spool_that_cannot_be_read_is_wrong(
     assert finding.wrong
     assert "Input/output error" in finding.sentence
     assert told(settings, "1 received file waits")
+
+
+def test_too_little_room_says_what_is_missing_and_what_follows(settings: Settings) -> None:
+    site = load_site(settings)
+
+    def told(reserve: int) -> list[Finding]:
+        changed = settings.model_copy(update={"reserve_bytes": reserve})
+        return [finding for finding in look(changed, site) if "GiB" in finding.sentence]
+
+    assert all(not finding.wrong for finding in told(0))
+    spool, unit = told(2**60)
+    assert (spool.wrong, unit.wrong) == (True, True)
+    must = f"{2**60 / 2**30:.2f} GiB must stay free"
+    assert must in unit.sentence
+    assert must in spool.sentence
+    assert "the DICOM server refuses everything that is sent to it" in spool.sentence
+    free, _ = free_bytes(settings.spool_path)
+    spool, unit = told(free * 3 // 4)
+    assert (spool.wrong, unit.wrong) == (True, False)
+    assert "no pull begins below" in spool.sentence
+    assert "twice the reserve of" in spool.sentence
+    assert "still taken" in spool.sentence
 
 
 def test_who_asked_for_storage_commitment_and_was_not_told_is_counted(settings: Settings) -> None:

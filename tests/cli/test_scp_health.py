@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -20,10 +21,11 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "tests" / "dimse"))
 
-from arranging_receiver import Sender  # noqa: E402
+from arranging_receiver import Sender, p_data, pdv, store_command  # noqa: E402
 
 from cli.console import HEALTH_NOTHING  # noqa: E402
 from cli.findings import look  # noqa: E402
+from cli.health import of_indexer  # noqa: E402
 from tests.dicom_scp.arranging_server import (  # noqa: E402
     environment,
     free_port,
@@ -33,10 +35,11 @@ from tests.dicom_scp.arranging_server import (  # noqa: E402
     until,
 )
 from tests.indexing.arranging import receive, study  # noqa: E402
-from vna.dimse.service import answers_itself  # noqa: E402
-from vna.dimse.status import read_statuses, together  # noqa: E402
+from vna.dimse.service import answers_itself, running_scp  # noqa: E402
+from vna.dimse.status import ScpStatus, read_statuses, together  # noqa: E402
 from vna.settings import Settings  # noqa: E402
 from vna.site import DicomServer, load_site  # noqa: E402
+from vna.spool import Waiting  # noqa: E402
 
 KEYS = {*HEALTH_NOTHING, "problems"}
 
@@ -119,6 +122,7 @@ def test_the_options_are_the_servers_and_its_health_needs_none_of_them(settings:
         (["--processes", "0"], "processes"),
         (["--health", "--port", "104"], "--health tells of the server that runs"),
         (["--json"], "--json belongs to --health"),
+        (["--bad", "--json"], "No such option"),
     ],
 )
 def test_options_that_cannot_be_used_are_one_sentence(
@@ -130,6 +134,113 @@ def test_options_that_cannot_be_used_are_one_sentence(
         assert sentence in said
         assert "Traceback" not in said
     assert not settings.home.exists() or not list(settings.home.iterdir())
+
+
+def test_whoever_did_not_look_does_not_say_that_nothing_is_received(settings: Settings) -> None:
+    said = subprocess.run(
+        [sys.executable, "-m", "cli", "scp", "--json"],
+        cwd=ROOT,
+        env=environment(settings),
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    found = json.loads(said.stdout)
+    assert set(found) == KEYS
+    assert found["receiving"] is None
+    assert found["problems"] == ["--json belongs to --health; a server that runs has no result."]
+
+
+def test_a_home_that_is_a_file_or_cannot_be_written_is_one_sentence(settings: Settings) -> None:
+    settings.home.touch()
+    with started(settings, "--port", str(settings.scp_port)) as process:
+        _, said = process.communicate(timeout=30)
+        assert process.returncode == 2
+        assert said == f"The home {settings.home} is not a folder; set BACKUPDR_HOME to one.\n"
+    checked = subprocess.run(
+        [sys.executable, "-m", "cli", "check"],
+        cwd=ROOT,
+        env=environment(settings),
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert checked.returncode == 2
+    assert checked.stderr == said
+
+
+def test_a_server_that_finishes_what_is_sent_says_that_it_is_ending_and_a_second_signal_ends_it(
+    settings: Settings,
+) -> None:
+    with server(settings) as process:
+        until(lambda: read_statuses(settings))
+        sender = Sender(settings.scp_port)
+        sender.send(p_data(pdv(1, 3, store_command("1.2.3"))) + p_data(pdv(1, 0, b"half, ")))
+        until(lambda: together(read_statuses(settings)).associations)
+        process.send_signal(signal.SIGTERM)
+        until(lambda: together(read_statuses(settings)).ending)
+        until(lambda: running_scp(settings) is None)
+        code, found = facts(settings)
+        assert (code, found["receiving"]) == (1, False)
+        assert "is ending: it takes no new association" in str(found["sentence"])
+        assert "(1 association open)" in str(found["sentence"])
+        time.sleep(0.6)  # two signals at once are one
+        process.send_signal(signal.SIGTERM)
+        _, log = process.communicate(timeout=5)
+        assert process.returncode == 128 + signal.SIGTERM
+        assert b"finishing what is being received, at most 20 s; Ctrl-C again ends it now" in log
+        assert b"ended without finishing" in log
+        assert read_statuses(settings) == []
+
+
+def test_a_second_signal_ends_all_processes_of_a_server(tmp_path: Path) -> None:
+    settings = settings_in(tmp_path, scp_processes=2)
+    with server(settings) as process:
+        until(lambda: together(read_statuses(settings)).processes == 2)
+        sender = Sender(settings.scp_port)
+        sender.send(p_data(pdv(1, 3, store_command("1.2.3"))) + p_data(pdv(1, 0, b"half, ")))
+        receivers = {status.pid for status in read_statuses(settings) if status.processes}
+        process.send_signal(signal.SIGINT)
+        time.sleep(0.6)
+        process.send_signal(signal.SIGINT)
+        process.communicate(timeout=5)
+        assert process.returncode == 128 + signal.SIGINT
+        until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in receivers), 5)
+
+
+def test_an_indexer_that_was_not_there_yet_is_starting_and_one_that_ended_is_wrong() -> None:
+    nothing = Waiting(0, None, ())
+    (starting,) = of_indexer(ScpStatus(processes=1, indexer="starting"), nothing)
+    assert (starting.wrong, starting.sentence) == (False, "The indexer beside the DICOM server is starting.")
+    (ended,) = of_indexer(ScpStatus(processes=1, indexer="ended"), nothing)
+    assert ended.wrong
+
+
+def test_our_own_look_and_a_librarys_plugins_are_not_in_the_log(settings: Settings) -> None:
+    with server(settings) as process:
+        assert facts(settings)[0] == 0
+        sender = Sender(settings.scp_port)
+        sender.release()
+        query = subprocess.run(
+            [
+                sys.executable,
+                "-c",
+                (
+                    "import logging; from dicom_scp.receiving import log_plainly; "
+                    "from vna.settings import load_settings; log_plainly(load_settings()); import vna.catalog.migrating"
+                ),
+            ],
+            cwd=ROOT,
+            env=environment(settings),
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+        assert (query.returncode, query.stderr) == (0, "")
+        process.send_signal(signal.SIGTERM)
+        _, log = process.communicate(timeout=30)
+    assert b"SENDER at 127.0.0.1: association accepted" in log
+    assert b"BACKUPDR at 127.0.0.1: association" not in log
 
 
 def test_without_a_server_it_does_not_receive_and_the_backlog_is_told_all_the_same(
@@ -192,7 +303,8 @@ def test_a_study_counts_as_arriving_until_it_was_quiet_for_the_latency(settings:
     know_the_sender(settings)
     receive(settings, *study(1, 2), *study(2, 1))
     with server(settings, "--index"):
-        until(lambda: facts(settings)[1]["backlog"] == 0, 30)
+        told = ("backlog", "indexer")
+        until(lambda: [facts(settings)[1][name] for name in told] == [0, "running"], 30)
         said = health(settings, "--json")
         found = json.loads(said.stdout)
         assert said.returncode == 0

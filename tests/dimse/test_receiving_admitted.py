@@ -167,6 +167,30 @@ def test_unknown_callers_store_but_get_no_service(tmp_path: Path) -> None:
         assert sender.results == {1: 0, 3: USER_REJECTION, 5: 0}
         assert sender.store("1.2.3", b"data") == 0
         sender.release()
+        assert receiver.counts.refused == {Reason.no_retrieve: 1}
+        (told,) = receiver.counts.last_refused
+        assert told.sentence == (
+            "SENDER asked to query, retrieve or for storage commitment, and callers unknown to this site may only store"
+        )
+
+
+def test_a_query_of_who_may_not_retrieve_is_counted_and_told_once_as_a_refusal(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    mute = SENDER.model_copy(update={"may_retrieve": False})
+    with serving(tmp_path, site_of(mute), services=(AnswersFind(), AnswersFind({GET}))) as receiver:
+        for _ in range(3):
+            Sender(receiver.port, [(FIND, [EXPLICIT]), (VERIFICATION, [EXPLICIT])]).release()
+        getting = Sender(receiver.port, [(GET, [EXPLICIT]), (CT, [EXPLICIT])], roles={CT: (False, True)})
+        assert getting.results == {1: USER_REJECTION, 3: USER_REJECTION}
+        getting.release()
+        Sender(receiver.port).release()
+        counts = receiver.counts
+    assert (counts.accepted, counts.refused) == (5, {Reason.no_retrieve: 4})
+    sentence = "ct asked to query, retrieve or for storage commitment, which its settings do not allow"
+    assert {told.sentence for told in counts.last_refused} == {sentence}
+    logged = [record.getMessage() for record in caplog.records if "refused a service" in record.getMessage()]
+    assert logged == [f"SENDER at 127.0.0.1 was refused a service: {sentence}"]
 
 
 def test_a_remote_server_that_may_not_store_gets_no_storage_context(tmp_path: Path) -> None:
@@ -176,6 +200,10 @@ def test_a_remote_server_that_may_not_store_gets_no_storage_context(tmp_path: Pa
         assert sender.results == {1: USER_REJECTION, 3: 0}
         assert sender.store("1.2.3", b"data", context_id=3) == 0x0122
         sender.release()
+        assert receiver.counts.refused == {Reason.no_store: 1}
+        assert (
+            receiver.counts.last_refused[0].sentence == "ct asked to store, which its settings do not allow"
+        )
         assert all_received(receiver.spool) == []
 
 

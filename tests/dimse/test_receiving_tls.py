@@ -89,6 +89,14 @@ def test_the_plain_port_goes_on_beside_it_and_only_tls_is_only_tls(
     with serving(tmp_path / "both", files) as receiver:
         assert Sender(receiver.port).kind == 2
         assert Sender(tls_port(receiver), tls=authority.caller()).kind == 2
+        for port, by_tls in ((receiver.port, authority.caller()), (tls_port(receiver), None)):
+            with pytest.raises((OSError, AssertionError)):
+                Sender(port, tls=by_tls).store("1.2.3", b"")
+        until(lambda: receiver.counts.refused == {Reason.tls: 2})
+        assert [told.sentence for told in receiver.counts.last_refused] == [
+            "it did not use TLS; this is the port for TLS",
+            "it began with TLS; this is the plain port",
+        ]
     with serving(tmp_path / "only", files, scp_tls_only=True, scp_port=11119) as receiver:
         assert Sender(tls_port(receiver), tls=authority.caller()).kind == 2
         with pytest.raises(OSError):
