@@ -35,6 +35,7 @@ def main(arguments: list[str]) -> int:
     logging.basicConfig(
         level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s"
     )
+    logging.getLogger("alembic").setLevel(logging.WARNING)
     with Indexer(settings) as indexer:
         indexer.run(stop)
     return 0
