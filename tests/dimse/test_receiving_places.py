@@ -228,7 +228,7 @@ def test_what_follows_the_end_of_reading_is_done_though_the_end_fails(
     """Else the association's own thread waits for what nobody puts."""
     ended: list[Association] = []
 
-    def fail(association: Association, place: Place) -> None:
+    def fail(association: Association, place: Place, level: int) -> None:
         ended.append(association)
         place.give_back()
         raise MemoryError
