@@ -28,7 +28,7 @@ LONGEST = 1 << 20
 class Pair:
     """A connection of ours, and the peer's end of it."""
 
-    def __init__(self, unread: bytes = b"", maximum: int = 16384) -> None:
+    def __init__(self, maximum: int = 16384) -> None:
         ours, self.peer = socket.socketpair()
         ours.settimeout(5)
         self.dul = SimpleNamespace(
@@ -37,7 +37,7 @@ class Pair:
         self.dul.assoc = SimpleNamespace(get_handlers=lambda _: (None, None))
         self.dul._decode_pdu = lambda pdu: DULServiceProvider._decode_pdu(self.dul, pdu)
         association = SimpleNamespace(dul=self.dul, dimse=SimpleNamespace(maximum_pdu_size=maximum))
-        self.connection = Connection(association, unread)  # type: ignore[arg-type]
+        self.connection = Connection(association)  # type: ignore[arg-type]
 
     def events(self) -> list[str]:
         return list(self.dul.event_queue.queue)
@@ -70,9 +70,10 @@ def test_a_message_comes_whole_however_it_is_cut() -> None:
         pair.close()
 
 
-def test_what_was_read_ahead_comes_first_and_what_is_left_goes_to_the_library() -> None:
+def test_messages_come_one_after_the_other_and_what_is_left_goes_to_the_library() -> None:
     whole = p_data(pdv(1, 3, answer(1)))
-    pair = Pair(unread=whole[:20])
+    pair = Pair()
+    pair.peer.sendall(whole[:20])
     pair.peer.sendall(whole[20:] + p_data(pdv(1, 3, answer(2))) + whole)
     assert pair.connection.receive(1).number(0x0900) == 1
     assert pair.connection.is_waiting()

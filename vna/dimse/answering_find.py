@@ -20,7 +20,7 @@ from pynetdicom.presentation import PresentationContext
 
 from vna.dimse.borrowing import Connection, PeerGone, Piece, borrowed
 from vna.dimse.callers import caller_of
-from vna.dimse.channel import C_CANCEL_RQ, encode_command, number_value, text_value
+from vna.dimse.channel import C_CANCEL_RQ, encode_response
 from vna.dimse.identifiers import decode_identifier
 from vna.dimse.index import InstanceIndex, Query
 from vna.dimse.pdata import CONTROL_SECONDS
@@ -35,8 +35,6 @@ SUCCESS, CANCELLED = 0x0000, 0xFE00
 PENDING, PENDING_WITHOUT_SOME = 0xFF00, 0xFF01
 OUT_OF_RESOURCES, IDENTIFIER_DOES_NOT_MATCH, UNABLE_TO_PROCESS = 0xA700, 0xA900, 0xC000
 _C_FIND_RSP = 0x8020
-_WITH_DATA_SET, _NO_DATA_SET = 0x0001, 0x0101
-_LONGEST_COMMENT = 64  # of an LO value
 
 _AT_ONCE_BYTES, _AT_ONCE_SECONDS = 32 * 1024, 0.05
 """Answers are sent together where they come quickly; the first goes at once."""
@@ -146,16 +144,13 @@ class _Request:
         return Query(level, keys, is_patient_root), asked
 
     def _command(self, status: int, *, with_data_set: bool = False, comment: str = "") -> bytes:
-        """PS3.7 table 9.3-4."""
-        return encode_command(
-            [
-                (0x0002, text_value(self._sop_class, b"\0")),
-                (0x0100, number_value(_C_FIND_RSP)),
-                (0x0120, number_value(self.message_id)),
-                (0x0800, number_value(_WITH_DATA_SET if with_data_set else _NO_DATA_SET)),
-                (0x0900, number_value(status)),
-                *([(0x0902, text_value(comment[:_LONGEST_COMMENT]))] if comment else []),
-            ]
+        return encode_response(
+            _C_FIND_RSP,
+            self._sop_class,
+            self.message_id,
+            status,
+            with_data_set=with_data_set,
+            comment=comment,
         )
 
     def _pdus(self, data: bytes, *, is_command: bool) -> Iterable[Piece]:

@@ -23,10 +23,9 @@ from vna.dimse.channel import (
     C_CANCEL_RQ,
     Channel,
     StoreOutcome,
-    encode_command,
+    encode_response,
     number_value,
     store_each,
-    text_value,
 )
 from vna.dimse.identifiers import decode_identifier, encode_identifier
 from vna.dimse.index import HeldInstance, InstanceIndex, Query
@@ -51,10 +50,8 @@ SUCCESS, PENDING, CANCELLED = 0x0000, 0xFF00, 0xFE00
 CANNOT_COUNT, CANNOT_SEND, SOME_FAILED = 0xA701, 0xA702, 0xB000
 DESTINATION_UNKNOWN, IDENTIFIER_DOES_NOT_MATCH = 0xA801, 0xA900
 _IS_RESPONSE, _C_GET_RSP, _C_MOVE_RSP = 0x8000, 0x8010, 0x8021
-_WITH_DATA_SET, _NO_DATA_SET = 0x0001, 0x0101
 _PENDING_SECONDS = 1.0
 _KEPT_SECONDS, _WAIT_SECONDS, _FIRST_WAIT_SECONDS = 2.0, 1.0, 5.0
-_LONGEST_COMMENT = 64  # of an LO value
 _LONGEST_UID_LIST = 60_000  # a UI value has at most 65,534 bytes in explicit VR
 _MOST_COUNTED = 0xFFFF
 
@@ -330,22 +327,19 @@ class _Request:
             raise _RequesterGone from gone
 
     def _respond(self, status: int, comment: str = "") -> None:
-        """PS3.7 tables 9.3-8 and 9.3-11."""
         failed = b""
         if status != PENDING and self._tally.failed_uids:
             uids = {"FailedSOPInstanceUIDList": "\\".join(self._tally.failed_uids)}
             failed = encode_identifier(uids, self._syntax).getvalue()
         counted = self._tally.total or status in {SUCCESS, PENDING}
-        command = encode_command(
-            [
-                (0x0002, text_value(self._sop_class, b"\0")),
-                (0x0100, number_value(self._response)),
-                (0x0120, number_value(self.message_id)),
-                (0x0800, number_value(_WITH_DATA_SET if failed else _NO_DATA_SET)),
-                (0x0900, number_value(status)),
-                *([(0x0902, text_value(comment[:_LONGEST_COMMENT]))] if comment else []),
-                *(self._tally.elements(remaining=status in {PENDING, CANCELLED}) if counted else []),
-            ]
+        command = encode_response(
+            self._response,
+            self._sop_class,
+            self.message_id,
+            status,
+            with_data_set=bool(failed),
+            comment=comment,
+            counts=self._tally.elements(remaining=status in {PENDING, CANCELLED}) if counted else (),
         )
         self._responded = time.monotonic()
         try:

@@ -22,7 +22,7 @@ from typing import Any
 from pynetdicom.association import Association
 
 from vna.dimse.commands import ProtocolViolation, decode_command
-from vna.dimse.pdata import CONTROL_SECONDS, LARGEST_CONTROL_PDU, take_unread
+from vna.dimse.pdata import CONTROL_SECONDS, LARGEST_CONTROL_PDU
 
 Piece = bytes | memoryview
 
@@ -74,7 +74,7 @@ def borrowed(association: Association) -> Generator["Connection"]:
     handover = _Handover(association)
     handover.take()
     try:
-        connection = Connection(association, take_unread(association))
+        connection = Connection(association)
         try:
             yield connection
         finally:
@@ -120,10 +120,10 @@ class _Handover:
 class Connection:
     """One borrowed connection; used by one thread."""
 
-    def __init__(self, association: Association, unread: bytes) -> None:
+    def __init__(self, association: Association) -> None:
         ours: Any = association
         self._dul: Any = ours.dul
-        self._unread = bytearray(unread)
+        self._unread = bytearray()
         self._deadline = 0.0
         self._working: Callable[[], None] = lambda: None
         self._is_over = False

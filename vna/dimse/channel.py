@@ -21,6 +21,8 @@ MoveOriginator = tuple[str, int]
 
 _C_STORE_RQ, _C_STORE_RSP, C_CANCEL_RQ = 0x0001, 0x8001, 0x0FFF
 _SUCCESS = 0x0000
+_WITH_DATA_SET, _NO_DATA_SET = 0x0001, 0x0101
+_LONGEST_COMMENT = 64  # of an LO value
 _T = TypeVar("_T")
 
 
@@ -55,6 +57,33 @@ def text_value(text: str, padding: bytes = b" ") -> bytes:
     """The value of a text element; UIDs are padded with a null."""
     value = text.encode("utf-8", "surrogateescape")
     return value + padding * (len(value) % 2)
+
+
+def encode_response(
+    command_field: int,
+    sop_class_uid: str,
+    message_id: int,
+    status: int,
+    *,
+    with_data_set: bool,
+    comment: str = "",
+    counts: Iterable[tuple[int, bytes]] = (),
+) -> bytes:
+    """The command set of a C-FIND, C-GET or C-MOVE response (PS3.7 tables 9.3-4, 9.3-8, 9.3-11).
+
+    `comment` is cut to what an error comment may hold; `counts` = elements of sub-operations, of those that have any.
+    """
+    return encode_command(
+        [
+            (0x0002, text_value(sop_class_uid, b"\0")),
+            (0x0100, number_value(command_field)),
+            (0x0120, number_value(message_id)),
+            (0x0800, number_value(_WITH_DATA_SET if with_data_set else _NO_DATA_SET)),
+            (0x0900, number_value(status)),
+            *([(0x0902, text_value(comment[:_LONGEST_COMMENT]))] if comment else []),
+            *counts,
+        ]
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -125,14 +125,6 @@ def hang_up(association: Association) -> None:
         _socket_of(association).shutdown(socket.SHUT_RDWR)
 
 
-def take_unread(association: Association) -> bytes:
-    """What was read ahead of the message that is being answered, for whoever takes the connection over from the
-    DUL thread (`borrowing`); it is theirs then.
-    """
-    reader = getattr(association.dul._read_pdu_data, "__self__", None)  # pyright: ignore[reportPrivateUsage]
-    return reader.take_unread() if isinstance(reader, PDataLoop) else b""
-
-
 def _from_library(association: Association, messages: Messages) -> Callable[[P_DATA], None]:
     """The library's loop: it has read and decoded a P-DATA-TF PDU."""
 
@@ -251,7 +243,10 @@ class PDataLoop:
         self._reads_ahead = False
 
     def read(self) -> None:
-        """Read until the peer pauses or the library has something to do; what happened is put as its events."""
+        """Read until the peer pauses or the library has something to do; what happened is put as its events.
+
+        On return nothing is left in the buffer: whoever takes the connection over (`borrowing`) misses nothing.
+        """
         try:
             self._read()
         except ProtocolViolation as error:
@@ -363,12 +358,6 @@ class PDataLoop:
         self._line.receive(self._buffer)
 
     # -- the buffer: unread bytes lie between _start and _end
-
-    def take_unread(self) -> bytes:
-        """The bytes between, which are then no more here; while the DUL thread rests."""
-        unread = bytes(self._buffer[self._start : self._end])
-        self._start = self._end = 0
-        return unread
 
     def _need(self, count: int) -> None:
         while self._end - self._start < count:
